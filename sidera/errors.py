@@ -1,0 +1,55 @@
+"""The error tree of package ``sidera``.
+
+SideraError
+├── BundleError            a bundle that cannot be written, or must not be read
+├── CatalogError
+│   ├── UnknownDomainError   a domain that this catalog does not hold
+│   ├── DuplicateItemError   two items claim one item id or one SID
+│   └── DomainFullError      no free SID is left in a domain
+├── EmbeddingError         item text or an encoder that gives no vector
+├── TokenizerError         vectors that cannot be quantised, or a tokenizer that cannot be loaded
+├── BackboneError          a backbone that cannot be loaded or decodes wrongly
+└── SearchError            a request that beam search cannot answer
+
+Every message is one sentence for the person who must act: what, where, and what to do.
+"""
+
+
+class SideraError(Exception):
+    """Root of all errors that ``sidera`` raises on purpose."""
+
+
+class BundleError(SideraError):
+    """A bundle that cannot be written, or must not be read."""
+
+
+class CatalogError(SideraError):
+    """The catalog refuses an item, a SID or a domain."""
+
+
+class UnknownDomainError(CatalogError):
+    """A domain that this catalog does not hold."""
+
+
+class DuplicateItemError(CatalogError):
+    """Two items claim one item id or one SID."""
+
+
+class DomainFullError(CatalogError):
+    """No free SID is left in a domain."""
+
+
+class EmbeddingError(SideraError):
+    """Item text or an encoder that gives no vector."""
+
+
+class TokenizerError(SideraError):
+    """Vectors that cannot be quantised, or a tokenizer that cannot be loaded."""
+
+
+class BackboneError(SideraError):
+    """A backbone that cannot be loaded, or that decodes wrongly."""
+
+
+class SearchError(SideraError):
+    """A request that beam search cannot answer."""

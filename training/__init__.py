@@ -1,0 +1,1 @@
+"""Makes a bundle: data -> vectors -> tokenizer -> SIDs -> language model -> evaluation -> bundle."""
