@@ -1,0 +1,111 @@
+"""The one interface of all tokenizers: vector in, codes out.
+
+Knows one item at a time: codes are a function of the vector (and of the domain's name) alone, so that a batch and its
+items one by one get the same codes. Making codes unique within a domain is ``sidera.assignment``.
+
+Shapes: N item, D item vector dim, d latent dim, L level, l prefix length, V codebook size.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from sidera.errors import TokenizerError
+
+_ENCODE_ROWS = 16_384
+"""Rows that ``encode`` and ``reconstruct`` hold intermediate results of: memory stays flat for any number of items."""
+
+
+class ItemTokenizer(nn.Module, ABC):
+    """A fitted tokenizer.
+
+    Attributes:
+        method: the name in a config.
+        codebook_sizes: codes per level; a SID has one code per level.
+        dim: width of the item vectors that it takes.
+    """
+
+    method: ClassVar[str]
+    codebook_sizes: tuple[int, ...]
+    dim: int
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """All that :meth:`from_config` needs to build the same tokenizer before its tensors are loaded (JSON)."""
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Build a tokenizer without its tensors."""
+
+    @abstractmethod
+    def latents(self, vectors_ND: Tensor, domain: str) -> Tensor:
+        """What is quantised: float32[N, d], each row a function of its vector alone.
+
+        Raises:
+            TokenizerError: the vectors have another width, or hold NaN or infinity.
+        """
+
+    @abstractmethod
+    def distances(self, latents_Nd: Tensor, prefix_Nl: Tensor) -> Tensor:
+        """Squared distance of each residual after ``prefix_Nl`` (int, l may be 0) to each code of level l: float32[N, V_l]."""
+
+    @abstractmethod
+    def reconstruct(self, codes_NL: Tensor) -> Tensor:
+        """Back in item vector space: float32[N, D]."""
+
+    @torch.inference_mode()
+    def encode(self, vectors_ND: Tensor, domain: str) -> Tensor:
+        """The nearest code at each level: int64[N, L]; the lower code where two are equally near.
+
+        Raises:
+            TokenizerError: the vectors have another width, or hold NaN or infinity.
+        """
+        codes_NL = torch.empty((len(vectors_ND), len(self.codebook_sizes)), dtype=torch.int64, device=vectors_ND.device)
+        for start in range(0, len(vectors_ND), _ENCODE_ROWS):
+            rows = slice(start, start + _ENCODE_ROWS)
+            codes_NL[rows] = self.nearest_codes(self.latents(vectors_ND[rows], domain))
+        return codes_NL
+
+    @torch.inference_mode()
+    def nearest_codes(self, latents_Nd: Tensor) -> Tensor:
+        """The nearest code at each level, given latents: int64[N, L]."""
+        codes_NL = torch.empty((len(latents_Nd), 0), dtype=torch.int64, device=latents_Nd.device)
+        for _ in self.codebook_sizes:
+            nearest_N = self.distances(latents_Nd, codes_NL).argmin(dim=1)
+            codes_NL = torch.cat([codes_NL, nearest_N[:, None]], dim=1)
+        return codes_NL
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """All of it: config (JSON) and tensors."""
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        return {"method": self.method, **self.config()}, tensors
+
+    @property
+    def capacity(self) -> int:
+        """How many items one domain can hold: the number of different SIDs."""
+        capacity = 1
+        for size in self.codebook_sizes:
+            capacity *= size
+        return capacity
+
+
+def check_vectors(vectors_ND: Tensor, dim: int) -> None:
+    """Refuse what is not float[N, dim] of finite numbers.
+
+    Raises:
+        TokenizerError: another shape, or rows with NaN or infinity (the first are named).
+    """
+    if vectors_ND.ndim != 2 or vectors_ND.shape[1] != dim:
+        raise TokenizerError(
+            f"item vectors have shape {list(vectors_ND.shape)}; this tokenizer takes [items, {dim}]: "
+            "use the encoder that it was fitted with"
+        )
+    bad = torch.nonzero(~torch.isfinite(vectors_ND).all(dim=1)).flatten().tolist()
+    if bad:
+        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+        rows = ", ".join(map(str, bad[:5]))
+        raise TokenizerError(f"item vectors in rows {rows}{more} hold NaN or infinity; make these vectors again")
