@@ -1,0 +1,61 @@
+"""The score of a given item, the obvious way: the whole sequence is read again and every code is looked up.
+
+Slower than beam search and free of its ideas, so it is what beam search is tested against; and it scores targets that a
+search would not return.
+
+Shapes: M distributions, B batch, P prompt tokens, L levels, V codes of a level.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sidera.language_model import LanguageModel
+from sidera.trie import TrieTables
+
+
+@torch.no_grad()
+def item_log_mass(
+    model: LanguageModel,
+    tables: TrieTables,
+    prompts: Sequence[Sequence[int]],
+    leaves_B: Tensor,
+    adapters_B: Tensor | None = None,
+) -> Tensor:
+    """log P(leaf | prompt) under each distribution, each code normalised over its node's children.
+
+    Args:
+        prompts: the tokens of each history, ending in the target's domain token.
+        leaves_B: the leaf to score for each prompt. Shape: int64[B].
+        adapters_B: the adapter of each row's domain distribution; None: only the universal one. Shape: int64[B].
+
+    Returns:
+        float32[M, B].
+    """
+    vocabulary = model.vocabulary
+    nodes_BL = tables.ancestors(leaves_B)
+    lengths = [len(prompt) for prompt in prompts]
+    tokens_BP = torch.full((len(prompts), max(lengths) + tables.num_levels), vocabulary.pad)
+    for row, prompt in enumerate(prompts):
+        tokens_BP[row, : len(prompt)] = torch.tensor(prompt)
+    tokens_BP = tokens_BP.to(leaves_B.device)
+    rows_B = torch.arange(len(prompts), device=leaves_B.device)
+    lengths_B = torch.tensor(lengths, device=leaves_B.device)
+    for level in range(tables.num_levels):
+        codes_B = tables.codes[level][nodes_BL[:, level + 1]]
+        tokens_BP[rows_B, lengths_B + level] = vocabulary.first_code(level) + codes_B
+    hidden_MBPD = model.read(tokens_BP, adapters_B)
+
+    log_mass_MB = torch.zeros(len(hidden_MBPD), len(prompts), device=leaves_B.device)
+    for level in range(tables.num_levels):
+        logits_MBV = model.code_logits(hidden_MBPD[:, rows_B, lengths_B - 1 + level], level)
+        begin_B = tables.first_child[level][nodes_BL[:, level]]
+        end_B = tables.first_child[level][nodes_BL[:, level] + 1]
+        siblings_BV = torch.zeros(logits_MBV.shape[1:], dtype=torch.bool, device=leaves_B.device)
+        for row, (begin, end) in enumerate(zip(begin_B.tolist(), end_B.tolist(), strict=True)):
+            siblings_BV[row, tables.codes[level][begin:end]] = True
+        logprobs_MBV = logits_MBV.masked_fill(~siblings_BV, float("-inf")).log_softmax(dim=2)
+        codes_B = tables.codes[level][nodes_BL[:, level + 1]]
+        log_mass_MB += logprobs_MBV.gather(2, codes_B.expand(len(log_mass_MB), -1)[..., None])[..., 0]
+    return log_mass_MB

@@ -1,0 +1,211 @@
+"""History -> hidden states -> code scores: the backbone, its adapters, and the weights that mix them.
+
+A history is read once (``prefill``); the tokens of a search are appended as one run in the sequence dimension
+(``extend``), each seeing the history and its own ancestors. Only the slice of the output head that belongs to a level
+is multiplied (``code_logits``). This module knows tokens and rows; it knows no trie, no item and no beam.
+
+Shapes: M distributions (0 universal, 1 the domain's), B batch, P history tokens, T tokens of a run, S tokens of the
+search so far (this run's included), D hidden width, V codes of a level. Rows of the model are M * B, distribution
+first.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
+
+from sidera.adapters import AdapterBank
+from sidera.errors import BackboneError
+from sidera.vocabulary import Vocabulary
+
+
+@dataclass
+class ReadHistory:
+    """What ``prefill`` leaves behind: the keys and values of the history, and of the search's tokens as they come.
+
+    Attributes:
+        lengths_B: tokens of each history; positions of the search go on from there.
+        padded_length: P, the longest of them.
+        adapters_B: the adapter of each request's domain distribution, None where only the universal one is used.
+    """
+
+    cache: DynamicCache
+    lengths_B: Tensor
+    padded_length: int
+    adapters_B: Tensor | None
+
+    @property
+    def num_distributions(self) -> int:
+        return 1 if self.adapters_B is None else 2
+
+
+class LanguageModel:
+    """A backbone that scores codes.
+
+    Args:
+        backbone: any full-attention causal model of ``transformers``; put into evaluation mode.
+        vocabulary: where codes and domains lie in its embedding.
+        adapters: PEFT folder of each domain that has an adapter.
+        gammas: the domain distribution's share in the mixture, 0..1, of each domain that has an adapter.
+
+    Raises:
+        BackboneError: the embedding has fewer rows than the vocabulary, or an adapter does not fit.
+    """
+
+    def __init__(
+        self,
+        backbone: PreTrainedModel,
+        vocabulary: Vocabulary,
+        adapters: Mapping[str, Path] | None = None,
+        gammas: Mapping[str, float] | None = None,
+    ) -> None:
+        adapters = adapters or {}
+        rows = embedding_rows(backbone)
+        if rows < vocabulary.size:
+            raise BackboneError(f"the backbone embeds {rows} tokens, the codes need {vocabulary.size}; resize it first")
+        self.vocabulary = vocabulary
+        self.gammas = {domain: (gammas or {}).get(domain, 0.0) for domain in adapters}
+        self.adapter_index = {domain: index for index, domain in enumerate(adapters)}
+        self._bank = AdapterBank(backbone, list(adapters.values())) if adapters else None
+        self.backbone = backbone.eval()
+        self._decoder = backbone.base_model
+
+    @property
+    def device(self) -> torch.device:
+        return self.backbone.device
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest sequence that the backbone can read."""
+        return int(self.backbone.config.get_text_config().max_position_embeddings)
+
+    def prompt(self, history: Sequence[tuple[str, Sequence[int]]], target_domain: str) -> list[int]:
+        """``domain sid domain sid ... domain``: a history of (domain, SID), then the target's domain."""
+        tokens = [token for domain, sid in history for token in self.vocabulary.item_tokens(domain, sid)]
+        return [*tokens, self.vocabulary.domain_token(target_domain)]
+
+    def mixture(self, domains: Sequence[str]) -> tuple[Tensor, Tensor | None]:
+        """The weights and adapters of a batch of requests for these domains.
+
+        Returns:
+            Log-weights of the distributions, float32[M, B], and the adapter of each request's domain distribution,
+            int64[B], or None if no request needs one (then M is 1).
+        """
+        gamma_B = torch.tensor([self.gammas.get(domain, 0.0) for domain in domains], device=self.device)
+        if not bool((gamma_B > 0).any()):
+            return torch.zeros(1, len(domains), device=self.device), None
+        adapters = [self.adapter_index.get(domain, 0) for domain in domains]
+        log_weights_MB = torch.stack([torch.log1p(-gamma_B), torch.log(gamma_B)])
+        return log_weights_MB, torch.tensor(adapters, device=self.device)
+
+    @torch.no_grad()
+    def prefill(self, tokens_BP: Tensor, lengths_B: Tensor, adapters_B: Tensor | None) -> tuple[Tensor, ReadHistory]:
+        """Read histories, padded on the right.
+
+        Returns:
+            The hidden state at each history's last token, float[M, B, D], and what ``extend`` goes on from.
+        """
+        history = ReadHistory(DynamicCache(config=self.backbone.config), lengths_B, tokens_BP.shape[1], adapters_B)
+        hidden_MBPD = self._forward(tokens_BP, history, position_ids=None, attention_mask=None)
+        last_B = lengths_B - 1
+        rows_B = torch.arange(len(tokens_BP), device=tokens_BP.device)
+        return hidden_MBPD[:, rows_B, last_B], history
+
+    @torch.no_grad()
+    def read(self, tokens_BP: Tensor, adapters_B: Tensor | None) -> Tensor:
+        """The hidden state of every token of whole sequences, padded on the right: the plain way, nothing cached.
+
+        Returns:
+            float[M, B, P, D].
+        """
+        lengths_B = torch.full((len(tokens_BP),), tokens_BP.shape[1], device=tokens_BP.device)
+        history = ReadHistory(DynamicCache(config=self.backbone.config), lengths_B, tokens_BP.shape[1], adapters_B)
+        return self._forward(tokens_BP, history, position_ids=None, attention_mask=None)
+
+    @torch.no_grad()
+    def extend(self, history: ReadHistory, tokens_BT: Tensor, depths_BT: Tensor, visible_BTS: Tensor) -> Tensor:
+        """Append one run of tokens to each history.
+
+        Args:
+            tokens_BT: tokens of the search, in any order that puts no token before its ancestors.
+            depths_BT: how many codes lie before each token; its position is its history's length plus that.
+            visible_BTS: which tokens of the search (all runs so far, this one last) each token sees.
+
+        Returns:
+            The hidden state of every token, float[M, B, T, D].
+        """
+        positions_BT = history.lengths_B[:, None] + depths_BT
+        in_history_BP = torch.arange(history.padded_length, device=tokens_BT.device) < history.lengths_B[:, None]
+        in_history_BTP = in_history_BP[:, None, :].expand(-1, tokens_BT.shape[1], -1)
+        mask_B1TX = torch.cat([in_history_BTP, visible_BTS], dim=2)[:, None]
+        return self._forward(tokens_BT, history, position_ids=positions_BT, attention_mask=mask_B1TX)
+
+    @torch.no_grad()
+    def code_logits(self, hidden_XD: Tensor, level: int) -> Tensor:
+        """Scores of the codes of a level (0-based), as the whole head gives them. Shape: float32[..., V]."""
+        return code_logits(self.backbone, self.vocabulary, hidden_XD, level)
+
+    def _forward(
+        self,
+        tokens_BT: Tensor,
+        history: ReadHistory,
+        position_ids: Tensor | None,
+        attention_mask: Tensor | None,
+    ) -> Tensor:
+        num = history.num_distributions
+
+        def repeated(x: Tensor | None) -> Tensor | None:
+            return x if x is None or num == 1 else x.repeat(num, *[1] * (x.ndim - 1))
+
+        def run() -> Tensor:
+            hidden: Tensor = self._decoder(
+                input_ids=repeated(tokens_BT),
+                position_ids=repeated(position_ids),
+                attention_mask=repeated(attention_mask),
+                past_key_values=history.cache,
+                use_cache=True,
+            ).last_hidden_state
+            return hidden.view(num, len(tokens_BT), *hidden.shape[1:])
+
+        if self._bank is None or history.adapters_B is None:
+            return run()
+        with self._bank.rows(history.adapters_B):
+            return run()
+
+
+def embedding_rows(backbone: PreTrainedModel) -> int:
+    """How many tokens a backbone embeds."""
+    embedding: nn.Embedding = backbone.get_input_embeddings()
+    return embedding.num_embeddings
+
+
+def code_logits(backbone: PreTrainedModel, vocabulary: Vocabulary, hidden_XD: Tensor, level: int) -> Tensor:
+    """The slice of the output head that scores the codes of one level (0-based). Shape: float32[..., V]."""
+    head: nn.Linear = backbone.get_output_embeddings()
+    first = vocabulary.first_code(level)
+    rows = slice(first, first + vocabulary.codebook_sizes[level])
+    bias = getattr(head, "bias", None)
+    logits = torch.nn.functional.linear(hidden_XD, head.weight[rows], None if bias is None else bias[rows]).float()
+    config = backbone.config.get_text_config()
+    logits = logits * (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    soft_cap = getattr(config, "final_logit_softcapping", None)
+    return logits if soft_cap is None else soft_cap * torch.tanh(logits / soft_cap)
+
+
+def load_backbone(folder: Path, device: torch.device | str = "cpu") -> PreTrainedModel:
+    """Load a Hugging Face causal model from a folder: safetensors only, none of its code or sampling settings.
+
+    Raises:
+        BackboneError: the folder holds no causal model that ``transformers`` knows.
+    """
+    try:
+        backbone: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False, dtype="auto"
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise BackboneError(f"{folder}: no backbone can be loaded ({error}); give a causal model's folder") from error
+    backbone.to(torch.device(device))
+    return backbone

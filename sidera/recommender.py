@@ -1,0 +1,207 @@
+"""Item ids in, item ids and scores out: the catalog, the language model and beam search put together.
+
+Knows nothing of files, HTTP or queues. Not thread-safe: one caller at a time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from sidera.beam_search import SearchBatch, SearchResult, beam_search
+from sidera.catalog import Catalog
+from sidera.errors import SearchError
+from sidera.language_model import LanguageModel
+from sidera.leaf_filter import LeafFilter
+from sidera.trie import TrieTables, tables_of
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is asked for.
+
+    Attributes:
+        domain: the target's domain.
+        history: (domain, item id) of what the user interacted with, oldest first; unknown ones are reported.
+        num_results: how many items to return, at least 1.
+        exclude: item ids of the target domain that must not come back; unknown ones change nothing.
+        exclude_history: whether the history's items must not come back.
+        beam_width: beams kept at each level, None for the bundle's default; never fewer than ``num_results``.
+    """
+
+    domain: str
+    history: tuple[tuple[str, str], ...] = ()
+    num_results: int = 10
+    exclude: frozenset[str] = frozenset()
+    exclude_history: bool = True
+    beam_width: int | None = None
+
+
+@dataclass(frozen=True)
+class RecommendedItem:
+    """An item and its log-probability of being next."""
+
+    item_id: str
+    score: float
+    sid: tuple[int, ...]
+    title: str | None
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The answer to one query.
+
+    Attributes:
+        items: best first; no item twice.
+        missing: entries of the history that the catalog does not hold.
+        exact: whether no other allowed item can score higher than the last one returned.
+        fallback: ``"prior"`` when nothing of the history is known, so that the domain alone speaks.
+        returned_reason: why fewer items than asked for came back, else None.
+        beams: how many beams were kept at each level.
+    """
+
+    items: tuple[RecommendedItem, ...]
+    missing: tuple[tuple[str, str], ...]
+    exact: bool
+    fallback: str | None
+    returned_reason: str | None
+    beams: int
+
+
+@dataclass(frozen=True)
+class PreparedCatalog:
+    """A catalog whose tries lie on the device."""
+
+    catalog: Catalog
+    tables: TrieTables
+    root: dict[str, int]
+    first_leaf: dict[str, int]
+
+
+@dataclass(frozen=True)
+class _Understood:
+    """A query in the language model's terms."""
+
+    prompt: list[int]
+    blocked: list[int]
+    missing: tuple[tuple[str, str], ...]
+    history_items: int
+    beams: int
+
+
+class Recommender:
+    """Answers queries with one language model over one catalog snapshot.
+
+    Args:
+        model: the language model.
+        catalog: the items that may come back.
+        max_history: how many of the newest known items of a history are read.
+        beam_width: beams kept at each level when a query does not say.
+    """
+
+    def __init__(self, model: LanguageModel, catalog: Catalog, max_history: int, beam_width: int) -> None:
+        self.model = model
+        self.max_history = max_history
+        self.beam_width = beam_width
+        self._serving = self.prepare_catalog(catalog)
+
+    @property
+    def catalog(self) -> Catalog:
+        return self._serving.catalog
+
+    def prepare_catalog(self, catalog: Catalog) -> PreparedCatalog:
+        """Lay a catalog's tries out on the device, beside the one that serves."""
+        tries = [index.trie for index in catalog.indexes.values()]
+        first_leaves = np.cumsum([0] + [trie.num_leaves for trie in tries]).tolist()
+        return PreparedCatalog(
+            catalog=catalog,
+            tables=tables_of(tries, self.model.device),
+            root={domain: root for root, domain in enumerate(catalog.domains)},
+            first_leaf=dict(zip(catalog.domains, first_leaves, strict=False)),
+        )
+
+    def replace_catalog(self, prepared: PreparedCatalog) -> None:
+        """Serve another snapshot from now on."""
+        self._serving = prepared
+
+    def recommend(self, queries: Sequence[Query]) -> list[Recommendation]:
+        """Answer queries, those of all domains together.
+
+        Raises:
+            UnknownDomainError: a query asks for a domain that the catalog does not hold.
+            SearchError: a query asks for fewer than one item or beam.
+        """
+        understood = [self._understand(query) for query in queries]
+        answers: dict[int, Recommendation] = {}
+        for beams in sorted({asked.beams for asked in understood}):
+            rows = [row for row, asked in enumerate(understood) if asked.beams == beams]
+            found = self._search([queries[row] for row in rows], [understood[row] for row in rows], beams)
+            for place, row in enumerate(rows):
+                answers[row] = self._answer(queries[row], understood[row], found, place)
+        return [answers[row] for row in range(len(queries))]
+
+    def _understand(self, query: Query) -> _Understood:
+        catalog = self.catalog
+        catalog.index(query.domain)
+        if query.num_results < 1 or (query.beam_width is not None and query.beam_width < 1):
+            raise SearchError("num_results and beam_width must be at least 1")
+        known, missing = [], []
+        for domain, item_id in query.history:
+            number = catalog.find(domain, item_id)
+            if number is None:
+                missing.append((domain, item_id))
+            else:
+                known.append((domain, number))
+        history = [(domain, catalog.sid(domain, number)) for domain, number in known[-self.max_history :]]
+        excluded = [catalog.find(query.domain, item_id) for item_id in query.exclude]
+        blocked = [number for number in excluded if number is not None]
+        if query.exclude_history:
+            blocked += [number for domain, number in known if domain == query.domain]
+        return _Understood(
+            prompt=self.model.prompt(history, query.domain),
+            blocked=[self._serving.first_leaf[query.domain] + catalog.leaf(number) for number in blocked],
+            missing=tuple(missing),
+            history_items=len(history),
+            beams=max(query.beam_width or self.beam_width, query.num_results),
+        )
+
+    def _search(self, queries: Sequence[Query], understood: Sequence[_Understood], beams: int) -> SearchResult:
+        """Beam search for queries of one beam width."""
+        device = self.model.device
+        lengths = [len(asked.prompt) for asked in understood]
+        tokens_BP = torch.full((len(queries), max(lengths)), self.model.vocabulary.pad)
+        for row, asked in enumerate(understood):
+            tokens_BP[row, : lengths[row]] = torch.tensor(asked.prompt)
+        log_weights_MB, adapters_B = self.model.mixture([query.domain for query in queries])
+        batch = SearchBatch(
+            tokens_BP=tokens_BP.to(device),
+            lengths_B=torch.tensor(lengths, device=device),
+            roots_B=torch.tensor([self._serving.root[query.domain] for query in queries], device=device),
+            log_weights_MB=log_weights_MB,
+            adapters_B=adapters_B,
+            num_results_B=torch.tensor([query.num_results for query in queries], device=device),
+            filter=LeafFilter.build([asked.blocked for asked in understood], device=device),
+        )
+        return beam_search(self.model, self._serving.tables, batch, beams)
+
+    def _answer(self, query: Query, asked: _Understood, found: SearchResult, row: int) -> Recommendation:
+        index = self.catalog.index(query.domain)
+        count = int(found.counts_B[row])
+        leaves = (found.leaves_BK[row, :count].cpu() - self._serving.first_leaf[query.domain]).numpy()
+        scores = found.scores_BK[row, :count].tolist()
+        items = []
+        for number, score in zip(index.number_of_leaf[leaves].tolist(), scores, strict=True):
+            item = self.catalog.item(number)
+            items.append(RecommendedItem(item.item_id, score, item.sid, item.title))
+        reason = None
+        if count < query.num_results:
+            reason = f"only {count} items of {query.domain!r} are allowed; {query.num_results} were asked for"
+        return Recommendation(
+            items=tuple(items),
+            missing=asked.missing,
+            exact=bool(found.certified_B[row]),
+            fallback=None if asked.history_items else "prior",
+            returned_reason=reason,
+            beams=asked.beams,
+        )

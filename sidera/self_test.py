@@ -1,0 +1,99 @@
+"""Does this backbone decode trees rightly? Asked once when a bundle is loaded, before anything relies on it.
+
+A small made-up catalog is decoded as a tree, every code of every item of it re-computed plainly, and both compared.
+What differs is refused by name: a backbone with other attention, positions or head than ``language_model`` assumes.
+"""
+
+import itertools
+
+import numpy as np
+import torch
+
+from sidera.beam_search import SearchBatch, beam_search
+from sidera.errors import BackboneError
+from sidera.item_scores import item_log_mass
+from sidera.language_model import LanguageModel
+from sidera.trie import build_trie, tables_of
+
+_TOLERANCE = {torch.float32: 2e-3, torch.float64: 2e-3}
+_LOW_PRECISION_TOLERANCE = 0.3
+
+
+def check_backbone(model: LanguageModel, max_history_items: int) -> None:
+    """Compare tree decoding with plain re-computation, with and without adapters.
+
+    Raises:
+        BackboneError: the scores differ, or the longest prompt does not fit the backbone's context or window.
+    """
+    vocabulary = model.vocabulary
+    name = type(model.backbone).__name__
+    config = model.backbone.config.get_text_config()
+    longest = (max_history_items + 1) * vocabulary.tokens_per_item
+    if longest > model.max_tokens:
+        raise BackboneError(
+            f"{name} reads {model.max_tokens} tokens, a history of {max_history_items} items needs {longest}; "
+            "set a smaller max_history"
+        )
+    sliding = "sliding_attention" in (getattr(config, "layer_types", None) or [])
+    if sliding and config.sliding_window is not None and config.sliding_window < longest:
+        raise BackboneError(
+            f"{name} attends to a window of {config.sliding_window} tokens, a history of {max_history_items} items "
+            f"needs {longest}; set a smaller max_history"
+        )
+    tolerance = _TOLERANCE.get(model.backbone.dtype, _LOW_PRECISION_TOLERANCE)
+    domains = [next(iter(model.adapter_index), "unseen"), "unseen"]
+    for level_logits_match in (_slices_match(model, tolerance), _trees_match(model, domains, tolerance)):
+        if not level_logits_match:
+            raise BackboneError(
+                f"{name} gives other scores when it decodes a tree than when it reads plain sequences; "
+                "use a full-attention causal model with rotary or learned positions"
+            )
+
+
+def _slices_match(model: LanguageModel, tolerance: float) -> bool:
+    """Whether the slice of the head gives the logits that the whole model gives."""
+    vocabulary = model.vocabulary
+    tokens_BP = torch.arange(vocabulary.base, vocabulary.size, device=model.device)[None, :16]
+    with torch.no_grad():
+        whole_BPW = model.backbone(input_ids=tokens_BP).logits.float()
+    hidden_MBPD = model.read(tokens_BP, None)
+    for level in range(vocabulary.num_levels):
+        first = vocabulary.first_code(level)
+        rows = slice(first, first + vocabulary.codebook_sizes[level])
+        sliced = model.code_logits(hidden_MBPD[0], level)
+        if not torch.allclose(sliced, whole_BPW[..., rows], atol=tolerance, rtol=tolerance):
+            return False
+    return True
+
+
+def _trees_match(model: LanguageModel, domains: list[str], tolerance: float) -> bool:
+    vocabulary = model.vocabulary
+    choices = [sorted({0, size // 2, size - 1}) for size in vocabulary.codebook_sizes]
+    sids_NL = np.array(list(itertools.islice(itertools.product(*choices), 0, 200, 2)))
+    trie, _ = build_trie(sids_NL, vocabulary.codebook_sizes)
+    tables = tables_of([trie], model.device)
+    histories = [[(domains[0], tuple(sid)) for sid in sids_NL[:3].tolist()], []]
+    prompts = [model.prompt(history, domain) for history, domain in zip(histories, domains, strict=True)]
+    longest = max(map(len, prompts))
+    tokens_BP = torch.full((2, longest), vocabulary.pad)
+    for row, prompt in enumerate(prompts):
+        tokens_BP[row, : len(prompt)] = torch.tensor(prompt)
+    log_weights_MB, adapters_B = model.mixture(domains)
+    num_leaves = trie.num_leaves
+    batch = SearchBatch(
+        tokens_BP=tokens_BP.to(model.device),
+        lengths_B=torch.tensor([len(prompt) for prompt in prompts], device=model.device),
+        roots_B=torch.zeros(2, dtype=torch.int64, device=model.device),
+        log_weights_MB=log_weights_MB,
+        adapters_B=adapters_B,
+        num_results_B=torch.full((2,), num_leaves, device=model.device),
+    )
+    found = beam_search(model, tables, batch, beam_width=num_leaves)
+    for row, prompt in enumerate(prompts):
+        leaves_B = found.leaves_BK[row]
+        adapters = None if adapters_B is None else adapters_B[row].expand(num_leaves)
+        mass_MB = item_log_mass(model, tables, [prompt] * num_leaves, leaves_B, adapters)
+        plain_B = torch.logsumexp(mass_MB + log_weights_MB[:, row, None], dim=0)
+        if not torch.allclose(found.scores_BK[row], plain_B, atol=tolerance, rtol=tolerance):
+            return False
+    return True
