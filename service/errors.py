@@ -1,0 +1,171 @@
+"""The error tree of package ``service``, and the one JSON shape in which errors leave.
+
+ServiceError
+├── RequestError                 code                 status  retryable
+│   ├── InvalidJsonError         invalid_json         400
+│   ├── UnauthorizedError        unauthorized         401
+│   ├── ForbiddenError           forbidden            403
+│   ├── NotFoundError            not_found            404
+│   │   └── DomainNotFoundError  unknown_domain       404
+│   ├── MethodNotAllowedError    method_not_allowed   405
+│   ├── ConflictError            conflict             409     yes
+│   ├── DomainLimitError         domain_limit         409
+│   ├── BodyTooLargeError        body_too_large       413
+│   ├── InvalidRequestError      invalid_request      422
+│   ├── QueueFullError           queue_full           429     yes
+│   ├── ClientGoneError          client_gone          499     (nobody reads it)
+│   ├── InternalError            internal             500
+│   ├── NotReadyError            not_ready            503     yes
+│   └── DeadlineError            deadline_exceeded    504     yes
+├── StartError                   the service cannot start
+└── StoreError                   the database of registered items cannot be opened or read
+    └── StaleCatalogError        another process changed the catalog in between; read it again and retry
+
+Every message is one sentence for the person who must act: the client for a RequestError, the operator for the others.
+None that leaves holds the text of another exception or a stack trace.
+"""
+
+from typing import Any, ClassVar
+
+
+class ServiceError(Exception):
+    """Root of all errors that ``service`` raises on purpose."""
+
+
+class RequestError(ServiceError):
+    """An error that a client is told about. ``field`` is the path of the offending field, like ``history.3.item_id``."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, field: str | None = None, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.retry_after = retry_after
+
+    def body(self) -> dict[str, Any]:
+        """The value of ``error`` in the answer."""
+        field = {} if self.field is None else {"field": self.field}
+        return {"code": self.code, "message": self.message, **field, "retryable": self.retryable}
+
+
+class InvalidJsonError(RequestError):
+    """The body is not JSON."""
+
+    status = 400
+    code = "invalid_json"
+
+
+class UnauthorizedError(RequestError):
+    """No API key, or one that is not known."""
+
+    status = 401
+    code = "unauthorized"
+
+
+class ForbiddenError(RequestError):
+    """What was asked for is switched off here."""
+
+    status = 403
+    code = "forbidden"
+
+
+class NotFoundError(RequestError):
+    """No such route."""
+
+    status = 404
+    code = "not_found"
+
+
+class DomainNotFoundError(NotFoundError):
+    """The domain asked for is not in the catalog."""
+
+    code = "unknown_domain"
+
+
+class MethodNotAllowedError(RequestError):
+    """The route exists, but not for this method."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class ConflictError(RequestError):
+    """Other processes kept changing the catalog meanwhile."""
+
+    status = 409
+    code = "conflict"
+    retryable = True
+
+
+class DomainLimitError(RequestError):
+    """The catalog holds as many domains as the settings allow."""
+
+    status = 409
+    code = "domain_limit"
+
+
+class BodyTooLargeError(RequestError):
+    """More bytes than the settings allow."""
+
+    status = 413
+    code = "body_too_large"
+
+
+class InvalidRequestError(RequestError):
+    """JSON that does not fit the schema or a limit."""
+
+    status = 422
+    code = "invalid_request"
+
+
+class QueueFullError(RequestError):
+    """Too many requests wait."""
+
+    status = 429
+    code = "queue_full"
+    retryable = True
+
+
+class ClientGoneError(RequestError):
+    """The client closed the connection before its answer; the status is for logs and metrics only."""
+
+    status = 499
+    code = "client_gone"
+
+
+class InternalError(RequestError):
+    """A defect of ours; the log has the details under the request id."""
+
+    def __init__(self) -> None:
+        super().__init__("the service failed on this request; its log has the details under the x-request-id")
+
+
+class NotReadyError(RequestError):
+    """The bundle is not loaded (yet), or the engine has stopped."""
+
+    status = 503
+    code = "not_ready"
+    retryable = True
+
+
+class DeadlineError(RequestError):
+    """The answer was not there in time."""
+
+    status = 504
+    code = "deadline_exceeded"
+    retryable = True
+
+
+class StartError(ServiceError):
+    """The service cannot start: one sentence for the operator."""
+
+
+class StoreError(ServiceError):
+    """The database of registered items cannot be opened or read."""
+
+
+class StaleCatalogError(StoreError):
+    """Another process changed the catalog in between."""

@@ -1,0 +1,121 @@
+"""What the service asks of a loaded bundle, and the real one.
+
+``Model`` is the seam between HTTP and the recommender: everything above it is tested on a small stand-in.
+
+Shapes: N item, D item vector dim, L level.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from service.errors import StartError
+from sidera.bundle import open_bundle
+from sidera.catalog import Catalog
+from sidera.errors import SideraError
+from sidera.recommender import Query, Recommendation, Recommender
+from sidera.tokenizers import tokenizer_digest
+
+SAMPLES = "samples/requests.json"
+"""Bodies of /recommend that a bundle brings to warm up with."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What does not change while a bundle is served. Digests are hex."""
+
+    bundle_version: str
+    backbone: str
+    tokenizer_method: str
+    tokenizer_digest: str
+    encoder_digest: str
+
+
+class Model(Protocol):
+    """A loaded bundle. ``recommend`` and what ``stage`` returns are called by one thread, all else by another."""
+
+    @property
+    def description(self) -> Description:
+        """What is served."""
+
+    @property
+    def catalog(self) -> Catalog:
+        """The snapshot that ``recommend`` uses."""
+
+    @property
+    def samples(self) -> Sequence[object]:
+        """Bodies of /recommend to warm up with; may be empty."""
+
+    def recommend(self, queries: Sequence[Query]) -> list[Recommendation]:
+        """Answer queries, in order."""
+
+    def stage(self, catalog: Catalog) -> Callable[[], None]:
+        """Build what a snapshot needs, beside the one in use; calling the result swaps it in."""
+
+    def vectors(self, items: Sequence[Mapping[str, object]]) -> npt.NDArray[np.float32]:
+        """The vectors of items given by their fields: float32[N, D]."""
+
+    def place(
+        self, vectors_ND: npt.NDArray[np.float32], domain: str, taken_NL: npt.NDArray[np.int32]
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+        """Free SIDs for new items, int32[N, L], and whether another item had the nearest one, bool[N]."""
+
+
+class BundleModel:
+    """The recommender of one bundle."""
+
+    def __init__(self, recommender: Recommender, samples: Sequence[object]) -> None:
+        self._recommender = recommender
+        self._encoder = recommender.item_encoder
+        self.samples = samples
+        self.description = Description(
+            bundle_version=recommender.manifest.bundle_version,
+            backbone=_backbone_name(recommender),
+            tokenizer_method=recommender.tokenizer.method,
+            tokenizer_digest=tokenizer_digest(recommender.tokenizer),
+            encoder_digest=self._encoder.text_encoder.digest,
+        )
+
+    @property
+    def catalog(self) -> Catalog:
+        return self._recommender.catalog
+
+    def recommend(self, queries: Sequence[Query]) -> list[Recommendation]:
+        return self._recommender.recommend(queries)
+
+    def stage(self, catalog: Catalog) -> Callable[[], None]:
+        prepared = self._recommender.prepare_catalog(catalog)
+        return lambda: self._recommender.replace_catalog(prepared)
+
+    def vectors(self, items: Sequence[Mapping[str, object]]) -> npt.NDArray[np.float32]:
+        return self._encoder.vectors(items)
+
+    def place(
+        self, vectors_ND: npt.NDArray[np.float32], domain: str, taken_NL: npt.NDArray[np.int32]
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+        return self._encoder.place(vectors_ND, domain, taken_NL)
+
+
+def load_model(bundle: Path, device: str) -> Model:
+    """Verify and load a bundle, its text encoder included.
+
+    Raises:
+        StartError: the bundle cannot be served; the message says why.
+    """
+    try:
+        opened = open_bundle(bundle)
+        samples = json.loads(opened.path(SAMPLES).read_bytes()) if SAMPLES in opened.manifest.files else []
+        return BundleModel(Recommender.load(bundle, device), samples)
+    except SideraError as error:
+        raise StartError(f"the bundle cannot be served: {error}") from error
+
+
+def _backbone_name(recommender: Recommender) -> str:
+    language_model = recommender.manifest.config.get("language_model")
+    name = language_model.get("backbone") if isinstance(language_model, dict) else None
+    return str(name or recommender.manifest.config.get("backbone") or "unnamed")

@@ -1,0 +1,57 @@
+"""Waits for an engine's answers on the event loop, as long as the client and the deadline do."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import TypeVar
+
+from starlette.types import Receive
+
+from service.errors import ClientGoneError, DeadlineError
+
+Answer = TypeVar("Answer")
+
+
+async def collect(
+    futures: Sequence["Future[Answer]"], deadline: float, receive: Receive
+) -> list[Answer | BaseException]:
+    """Wait for every future and return its answer or its error, in order.
+
+    What is not there at the deadline becomes a DeadlineError, and is cancelled.
+
+    Args:
+        futures: what ``Engine.submit`` returned.
+        deadline: in ``time.monotonic()`` seconds.
+        receive: the ASGI channel of the request, its body already read.
+
+    Raises:
+        ClientGoneError: the client closed the connection; everything still waiting was cancelled.
+    """
+    answers = [asyncio.wrap_future(future) for future in futures]
+    gone = asyncio.ensure_future(_disconnect(receive))
+    everything = asyncio.gather(*answers, return_exceptions=True)
+    try:
+        await asyncio.wait(
+            {everything, gone}, timeout=max(0.0, deadline - time.monotonic()), return_when=asyncio.FIRST_COMPLETED
+        )
+        if everything.done():
+            return everything.result()
+        if gone.done():
+            raise ClientGoneError("the client closed the connection before its answer was there")
+        late = DeadlineError("the answer was not there before the deadline; retry later or ask for less")
+        return [_outcome(answer) if answer.done() else late for answer in answers]
+    finally:
+        gone.cancel()
+        for answer in answers:
+            answer.cancel()
+
+
+def _outcome(answer: "asyncio.Future[Answer]") -> Answer | BaseException:
+    error = answer.exception()
+    return answer.result() if error is None else error
+
+
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
