@@ -226,11 +226,14 @@ def _seal(folder: Path) -> dict[str, FileEntry]:
 
 
 def _refuse_to_replace_what_is_no_bundle(path: Path) -> None:
-    if path.is_dir():
-        if (path / MANIFEST_NAME).is_file() or not any(path.iterdir()):
+    try:
+        names = os.listdir(path)  # noqa: PTH208 - one look: another writer may be renaming
+        if MANIFEST_NAME in names or not names:
             return
-    elif not path.exists():
+    except FileNotFoundError:
         return
+    except NotADirectoryError:
+        pass
     raise BundleError(f"{path} exists and is not a bundle; choose another place for the bundle, or remove it")
 
 
