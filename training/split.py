@@ -1,0 +1,154 @@
+"""Splits events into train, validation and test, and builds the history of every target.
+
+Per (user, domain) with at least 3 events the last is test, the one before is validation, the rest is train. Times
+below ``POSITION_LIMIT`` are positions, not times: such a (user, domain) is never merged with other domains.
+Knows nothing of files or models. Shape legend: E events of all domains.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from training.data import Dataset
+
+POSITION_LIMIT = 10**8
+"""A time below this many seconds (before March 1973) is a position in the user's sequence."""
+
+
+class Part(IntEnum):
+    """What an event serves. CONTEXT: of a (user, domain) with fewer than 3 events; history only, never counted."""
+
+    TRAIN = 0
+    VALIDATION = 1
+    TEST = 2
+    CONTEXT = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Events:
+    """Events of all domains, sorted by user, time, domain and file order.
+
+    user_E: int32[E]. domain_E: int32[E] into ``Dataset.domains``. item_E: int32[E] into that domain's ``item_ids``.
+    time_E: int64[E]. part_E: int8[E], a ``Part``. real_time_E: bool[E], False for all events of a (user, domain) with
+    positions for times. row_E: int32[E], the event's place in its domain's file order.
+    """
+
+    user_E: npt.NDArray[np.int32]
+    domain_E: npt.NDArray[np.int32]
+    item_E: npt.NDArray[np.int32]
+    time_E: npt.NDArray[np.int64]
+    part_E: npt.NDArray[np.int8]
+    real_time_E: npt.NDArray[np.bool_]
+    row_E: npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Target:
+    """An item to predict from a history of (domain, item), oldest first.
+
+    ``repeated``: the user had the item before, in the same domain, whether or not the history still holds it.
+    """
+
+    user: int
+    domain: int
+    item: int
+    history: tuple[tuple[int, int], ...]
+    repeated: bool
+
+
+def split_events(dataset: Dataset) -> Events:
+    """Give every event its part, and sort the events."""
+    counts = [len(domain.user_E) for domain in dataset.domains]
+    user_E = np.concatenate([domain.user_E for domain in dataset.domains])
+    item_E = np.concatenate([domain.item_E for domain in dataset.domains])
+    time_E = np.concatenate([domain.time_E for domain in dataset.domains])
+    domain_E = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    row_E = np.concatenate([np.arange(count, dtype=np.int32) for count in counts])
+
+    # Concatenated domain by domain in file order, so a stable sort settles ties of time as it must.
+    order = np.lexsort((time_E, user_E))
+    user_E, domain_E, time_E = user_E[order], domain_E[order], time_E[order]
+    group_E = user_E.astype(np.int64) * len(counts) + domain_E
+    return Events(
+        user_E=user_E,
+        domain_E=domain_E,
+        item_E=item_E[order],
+        time_E=time_E,
+        part_E=_parts(group_E),
+        real_time_E=~positional(group_E, time_E),
+        row_E=row_E[order],
+    )
+
+
+def positional(group_E: npt.NDArray[np.integer], time_E: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Which events bool[E] belong to a group (a user in a domain) that has a position for a time anywhere."""
+    _, dense_E = np.unique(group_E, return_inverse=True)
+    found: npt.NDArray[np.bool_] = np.bincount(dense_E, weights=time_E < POSITION_LIMIT)[dense_E] > 0
+    return found
+
+
+def targets(events: Events, part: Part, max_history: int | None = None) -> list[Target]:
+    """All targets of a part, in the order of ``events``, each with its newest ``max_history`` events (default: all).
+
+    A history holds the same domain's events before the target, and other domains' events strictly earlier in time,
+    where both have real times. Train histories hold train and context events only; validation histories no test event
+    of any domain.
+
+    Raises:
+        ValueError: ``part`` is CONTEXT, whose events are never targets, or ``max_history`` is negative.
+    """
+    if part is Part.CONTEXT:
+        raise ValueError("context events are never targets; ask for TRAIN, VALIDATION or TEST")
+    if max_history is not None and max_history < 0:
+        raise ValueError(f"max_history is {max_history}; give None or a number from 0 on")
+    hidden = {Part.TRAIN: (Part.VALIDATION, Part.TEST), Part.VALIDATION: (Part.TEST,), Part.TEST: ()}[part]
+    shown = (events.real_time_E & ~np.isin(events.part_E, hidden)).tolist()
+    repeated = _repeated(events)
+    begins = np.searchsorted(events.user_E, events.user_E, side="left")
+    domain, time, real = events.domain_E.tolist(), events.time_E.tolist(), events.real_time_E.tolist()
+    pairs = list(zip(domain, events.item_E.tolist(), strict=True))
+
+    found = []
+    for event in np.flatnonzero(events.part_E == part).tolist():
+        newest_first: list[tuple[int, int]] = []
+        for before in range(event - 1, int(begins[event]) - 1, -1):
+            if len(newest_first) == max_history:
+                break
+            if domain[before] == domain[event] or (real[event] and shown[before] and time[before] < time[event]):
+                newest_first.append(pairs[before])
+        found.append(
+            Target(
+                user=int(events.user_E[event]),
+                domain=domain[event],
+                item=pairs[event][1],
+                history=tuple(reversed(newest_first)),
+                repeated=bool(repeated[event]),
+            )
+        )
+    return found
+
+
+def _parts(group_E: npt.NDArray[np.int64]) -> npt.NDArray[np.int8]:
+    """Parts int8[E] of events whose order within each group is that of time."""
+    order = np.argsort(group_E, kind="stable")
+    _, begins, sizes = np.unique(group_E[order], return_index=True, return_counts=True)
+    size = np.repeat(sizes, sizes)
+    to_come = np.repeat(begins + sizes, sizes) - np.arange(len(order)) - 1
+    sorted_parts = np.full(len(order), Part.TRAIN, dtype=np.int8)
+    sorted_parts[to_come == 1] = Part.VALIDATION
+    sorted_parts[to_come == 0] = Part.TEST
+    sorted_parts[size < 3] = Part.CONTEXT
+    part_E = np.empty_like(sorted_parts)
+    part_E[order] = sorted_parts
+    return part_E
+
+
+def _repeated(events: Events) -> npt.NDArray[np.bool_]:
+    """Which events bool[E] have an earlier one of the same user, domain and item."""
+    order = np.lexsort((events.item_E, events.domain_E, events.user_E))
+    keys = np.stack([events.user_E, events.domain_E, events.item_E])[:, order]
+    repeated = np.zeros(len(order), dtype=bool)
+    repeated[order[1:]] = (keys[:, 1:] == keys[:, :-1]).all(axis=0)
+    return repeated
