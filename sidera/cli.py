@@ -34,7 +34,7 @@ class Owner:
 
 
 TRAINING = Owner(
-    "training", "train", "TrainingError", frozenset({"accelerate", "matplotlib", "peft", "sklearn", "yaml"})
+    "training", "train", "TrainingError", frozenset({"accelerate", "matplotlib", "peft", "pydantic", "sklearn", "yaml"})
 )
 SERVICE = Owner(
     "service",
