@@ -66,4 +66,4 @@ pytest: $(STAMP)
 clean:
 	@[ ! -f $(VENV)/pyvenv.cfg ] || rm -rf $(VENV)
 	rm -rf .cache runs build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	find sidera training service tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

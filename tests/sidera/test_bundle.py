@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -123,24 +122,31 @@ def test_a_folder_is_handed_out_with_all_its_files_checked(bundle: Path) -> None
 # Damage
 
 
-@given(data=st.data())
-@settings(max_examples=200, deadline=None)
-def test_a_flipped_byte_in_any_file_is_found(data: st.DataObject) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        bundle = Path(folder, "bundle")
-        write_bundle(bundle, fill=fill, details=DETAILS)
-        names = [name for name in sorted({*FILES, "manifest.json"}) if (bundle / name).stat().st_size]
-        name = data.draw(st.sampled_from(names))
-        content = bytearray((bundle / name).read_bytes())
-        place = data.draw(st.integers(0, len(content) - 1))
-        content[place] ^= data.draw(st.integers(1, 255))
-        (bundle / name).write_bytes(content)
+@pytest.fixture(scope="module")
+def shared_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("shared") / "bundle"
+    write_bundle(path, fill=fill, details=DETAILS)
+    return path
 
-        problems = verify_bundle(bundle)
+
+@given(data=st.data())
+@settings(max_examples=500, deadline=None)
+def test_a_flipped_byte_in_any_file_is_found(shared_bundle: Path, data: st.DataObject) -> None:
+    names = [name for name in sorted({*FILES, "manifest.json"}) if (shared_bundle / name).stat().st_size]
+    name = data.draw(st.sampled_from(names))
+    content = (shared_bundle / name).read_bytes()
+    flipped = bytearray(content)
+    flipped[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    (shared_bundle / name).write_bytes(flipped)
+    try:
+        problems = verify_bundle(shared_bundle)
         assert len(problems) == 1
         assert name in problems[0]
         with pytest.raises(BundleError):
-            open_bundle(bundle).path(name)
+            open_bundle(shared_bundle).path(name)
+    finally:
+        (shared_bundle / name).write_bytes(content)
+    assert verify_bundle(shared_bundle) == []
 
 
 def test_every_single_byte_of_the_manifest_counts() -> None:
