@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+import training.data_interactions
 from training.data import Dataset, read_dataset
 from training.errors import DataError
 
@@ -133,6 +134,14 @@ def test_quoted_fields_may_hold_commas_quotes_and_line_ends(tmp_path: Path) -> N
     assert events(read_dataset(tmp_path)) == [('u,"x"\ny', "a", NOON)]
 
 
+def test_a_quoted_line_end_is_read_wherever_the_blocks_of_the_reader_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training.data_interactions, "_BLOCK_BYTES", 100)
+    write_domain(tmp_path, rows=HEADER + "".join(f'"u\n{user}",a,{NOON}\n' for user in range(50)))
+    assert events(read_dataset(tmp_path)) == [(f"u\n{user}", "a", NOON) for user in range(50)]
+
+
 def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
     mark = b"\xef\xbb\xbf"
     write_domain(tmp_path, items=mark + ITEMS.encode(), rows=mark + f"{HEADER}u,a,{NOON}\n".encode())
@@ -241,6 +250,15 @@ def test_a_bad_parquet_row_is_refused_by_its_number(tmp_path: Path, bad: float |
     path = tmp_path / "shop" / "interactions.parquet"
     pyarrow.parquet.write_table(table, path)
     assert refusal(tmp_path).startswith(f"{path}:2: timestamp ")
+
+
+def test_parquet_text_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "items.jsonl").write_text(ITEMS)
+    user = pa.array([b"caf\xe9"]).view(pa.string())
+    table = pa.table({"user_id": user, "item_id": ["a"], "timestamp": [NOON]})
+    pyarrow.parquet.write_table(table, tmp_path / "shop" / "interactions.parquet")
+    assert "Invalid UTF8" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(("column", "values"), [("item_id", [1]), ("user_id", [1]), ("timestamp", [True])])

@@ -67,6 +67,7 @@ def test_the_folder_reads_as_the_trained_domains_and_the_new_one_lies_beside(tmp
 def test_the_same_files_are_written_every_time(tmp_path: Path) -> None:
     for name in ("one", "two"):
         convert_movielens(ITEMS, EVENTS, tmp_path / name)
+    assert (tmp_path / "one" / "drama" / "interactions.csv.gz").read_bytes()[4:8] == bytes(4), "gzip keeps no time"
     assert read_dataset(tmp_path / "one").digest == read_dataset(tmp_path / "two").digest
 
 
