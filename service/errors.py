@@ -9,7 +9,9 @@ ServiceError
 │   │   └── DomainNotFoundError  unknown_domain       404
 │   ├── MethodNotAllowedError    method_not_allowed   405
 │   ├── ConflictError            conflict             409     yes
-│   ├── DomainLimitError         domain_limit         409
+│   │   ├── DomainLimitError     domain_limit         409
+│   │   ├── NoFreeSidError       domain_full          409
+│   │   └── DuplicateRowError    duplicate_item       409
 │   ├── BodyTooLargeError        body_too_large       413
 │   ├── InvalidRequestError      invalid_request      422
 │   ├── QueueFullError           queue_full           429     yes
@@ -33,7 +35,7 @@ class ServiceError(Exception):
 
 
 class RequestError(ServiceError):
-    """An error that a client is told about. ``field`` is the path of the offending field, like ``history.3.item_id``."""
+    """An error that a client is told about. ``field`` is the path of what offends, like ``history.3.item_id``."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
@@ -93,18 +95,32 @@ class MethodNotAllowedError(RequestError):
 
 
 class ConflictError(RequestError):
-    """Other processes kept changing the catalog meanwhile."""
+    """What was asked for contradicts the catalog, or other processes kept changing it meanwhile."""
 
     status = 409
     code = "conflict"
     retryable = True
 
 
-class DomainLimitError(RequestError):
+class DomainLimitError(ConflictError):
     """The catalog holds as many domains as the settings allow."""
 
-    status = 409
     code = "domain_limit"
+    retryable = False
+
+
+class NoFreeSidError(ConflictError):
+    """A domain holds as many items as there are SIDs."""
+
+    code = "domain_full"
+    retryable = False
+
+
+class DuplicateRowError(ConflictError):
+    """A request names an item twice."""
+
+    code = "duplicate_item"
+    retryable = False
 
 
 class BodyTooLargeError(RequestError):

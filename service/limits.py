@@ -3,6 +3,10 @@
 from service.errors import InvalidRequestError
 from service.schemas import RecommendRequest, TokenizeItem
 from service.settings import Settings
+from sidera.embedding import item_text
+from sidera.errors import EmbeddingError
+
+_MAX_FIELDS = 64
 
 
 def check_recommend(request: RecommendRequest, settings: Settings) -> None:
@@ -22,14 +26,26 @@ def check_recommend(request: RecommendRequest, settings: Settings) -> None:
 
 
 def check_item(item: TokenizeItem, settings: Settings) -> None:
-    """Refuse an item with a text that is too long, or with too many of them.
+    """Refuse an item with a field that has no text, holds characters that are none, or is too long.
 
     Raises:
-        InvalidRequestError: it names the field and the limit.
+        InvalidRequestError: it names the field, and what is wrong or the limit.
     """
-    for name, value in item.fields().items():
-        texts = value if isinstance(value, list) else [value]
-        check_size(name, sum(len(text) for text in texts if isinstance(text, str)), settings.max_text_chars)
+    fields = item.fields()
+    if len(fields) > _MAX_FIELDS:
+        raise InvalidRequestError(f"the item has {len(fields)} fields, but at most {_MAX_FIELDS} are allowed")
+    for name, value in fields.items():
+        texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+        if not all(map(_is_unicode, [name, *texts])):
+            shown = name.encode("utf-8", "replace").decode()
+            raise InvalidRequestError("a text holds half of a surrogate pair; send whole characters", field=shown)
+        check_size(name, sum(map(len, texts)) + len(name), settings.max_text_chars)
+    try:
+        text = item_text(fields)
+    except EmbeddingError as error:
+        raise InvalidRequestError(str(error)) from error
+    if not text:
+        raise InvalidRequestError("the item has no text; give it a title or another text field", field="title")
 
 
 def check_size(field: str, size: int, limit: int) -> None:
@@ -40,3 +56,7 @@ def check_size(field: str, size: int, limit: int) -> None:
     """
     if size > limit:
         raise InvalidRequestError(f"{field} is {size}, but at most {limit} is allowed here", field=field)
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)

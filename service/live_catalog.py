@@ -143,7 +143,9 @@ class LiveCatalog:
         new = [item for item in items if known[item.item_id] is None]
         changed = [item for item in items if known[item.item_id] is not None and self._differs(domain, item)]
         vectors_ND = self._vectors(new + changed)
-        placed = dict(zip([item.item_id for item in new], self._free_leaves(domain, vectors_ND[: len(new)]), strict=True))
+        placed = dict(
+            zip([item.item_id for item in new], self._free_leaves(domain, vectors_ND[: len(new)]), strict=True)
+        )
 
         written = [item for item in new if placed[item.item_id].sid is not None] + changed
         rows = [self._stored_item(domain, item, placed.get(item.item_id)) for item in written]
@@ -195,7 +197,9 @@ class LiveCatalog:
         if not stored.items:
             self._state = _State(base, stored.version, frozenset(), {})
             return
-        taken = {domain: set(map(tuple, base.sids(domain).tolist())) for domain in _domains(stored.items) & set(base.domains)}
+        taken = {
+            domain: set(map(tuple, base.sids(domain).tolist())) for domain in _domains(stored.items) & set(base.domains)
+        }
         kept: list[StoredItem] = []
         homeless: list[StoredItem] = []
         reserved: dict[str, list[Sid]] = defaultdict(list)
@@ -242,7 +246,9 @@ class LiveCatalog:
         if placed.sid is None:
             self._log.error("a registered item is left out: its domain has no free SID under this bundle", **about)
         elif item.sid is not None:
-            self._log.warning("a registered item got another SID: an item of the bundle has its own", **about, was=item.sid)
+            self._log.warning(
+                "a registered item got another SID: an item of the bundle has its own", **about, was=item.sid
+            )
         else:
             self._log.info("a registered item got its SID under this tokenizer", **about)
 

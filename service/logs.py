@@ -13,7 +13,7 @@ def make_logger(level: str, stream: TextIO | None = None) -> FilteringBoundLogge
     processors: list[Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.dict_tracebacks,
+        _tracebacks(),
         structlog.processors.JSONRenderer(default=str),
     ]
     logger: FilteringBoundLogger = structlog.wrap_logger(
@@ -36,7 +36,7 @@ def server_log_config(level: str) -> dict[str, Any]:
         "foreign_pre_chain": [
             structlog.stdlib.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.dict_tracebacks,
+            _tracebacks(),
         ],
     }
     return {
@@ -44,8 +44,15 @@ def server_log_config(level: str) -> dict[str, Any]:
         "disable_existing_loggers": False,
         "formatters": {"json": formatter},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json", "stream": "ext://sys.stderr"}},
-        "loggers": {"uvicorn": {"handlers": ["stderr"], "level": max(_number(level), logging.WARNING), "propagate": False}},
+        "loggers": {
+            "uvicorn": {"handlers": ["stderr"], "level": max(_number(level), logging.WARNING), "propagate": False}
+        },
     }
+
+
+def _tracebacks() -> Processor:
+    # Local variables would put request bodies and keys into the log.
+    return structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
 
 
 def _number(level: str) -> int:

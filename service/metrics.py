@@ -34,7 +34,11 @@ class Metrics:
             "sidera_queue_seconds", "Time in a queue, a row.", ["engine"], buckets=_SECONDS, registry=self.registry
         )
         self._compute_seconds = Histogram(
-            "sidera_compute_seconds", "Time of a batch in its engine.", ["engine"], buckets=_SECONDS, registry=self.registry
+            "sidera_compute_seconds",
+            "Time of a batch in its engine.",
+            ["engine"],
+            buckets=_SECONDS,
+            registry=self.registry,
         )
         self._batch_rows = Histogram(
             "sidera_batch_rows", "Rows computed together.", ["engine"], buckets=_ROWS, registry=self.registry

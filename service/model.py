@@ -5,7 +5,6 @@
 Shapes: N item, D item vector dim, L level.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from service.errors import StartError
-from sidera.bundle import open_bundle
 from sidera.catalog import Catalog
 from sidera.errors import SideraError
-from sidera.recommender import Query, Recommendation, Recommender
+from sidera.loading import LoadedBundle, load_bundle
+from sidera.recommender import Query, Recommendation
 from sidera.tokenizers import tokenizer_digest
-
-SAMPLES = "samples/requests.json"
-"""Bodies of /recommend that a bundle brings to warm up with."""
 
 
 @dataclass(frozen=True)
@@ -67,17 +63,17 @@ class Model(Protocol):
 
 
 class BundleModel:
-    """The recommender of one bundle."""
+    """The model of one bundle."""
 
-    def __init__(self, recommender: Recommender, samples: Sequence[object]) -> None:
-        self._recommender = recommender
-        self._encoder = recommender.item_encoder
-        self.samples = samples
+    def __init__(self, loaded: LoadedBundle) -> None:
+        self._recommender = loaded.recommender
+        self._encoder = loaded.item_encoder
+        self.samples: Sequence[object] = loaded.samples
         self.description = Description(
-            bundle_version=recommender.manifest.bundle_version,
-            backbone=_backbone_name(recommender),
-            tokenizer_method=recommender.tokenizer.method,
-            tokenizer_digest=tokenizer_digest(recommender.tokenizer),
+            bundle_version=loaded.manifest.bundle_version,
+            backbone=_backbone_name(loaded),
+            tokenizer_method=loaded.tokenizer.method,
+            tokenizer_digest=tokenizer_digest(loaded.tokenizer),
             encoder_digest=self._encoder.text_encoder.digest,
         )
 
@@ -93,12 +89,14 @@ class BundleModel:
         return lambda: self._recommender.replace_catalog(prepared)
 
     def vectors(self, items: Sequence[Mapping[str, object]]) -> npt.NDArray[np.float32]:
-        return self._encoder.vectors(items)
+        vectors_ND: npt.NDArray[np.float32] = self._encoder.vectors(items)
+        return vectors_ND
 
     def place(
         self, vectors_ND: npt.NDArray[np.float32], domain: str, taken_NL: npt.NDArray[np.int32]
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
-        return self._encoder.place(vectors_ND, domain, taken_NL)
+        sids_NL, moved_N = self._encoder.place(vectors_ND, domain, taken_NL)
+        return sids_NL, moved_N
 
 
 def load_model(bundle: Path, device: str) -> Model:
@@ -108,14 +106,12 @@ def load_model(bundle: Path, device: str) -> Model:
         StartError: the bundle cannot be served; the message says why.
     """
     try:
-        opened = open_bundle(bundle)
-        samples = json.loads(opened.path(SAMPLES).read_bytes()) if SAMPLES in opened.manifest.files else []
-        return BundleModel(Recommender.load(bundle, device), samples)
+        return BundleModel(load_bundle(bundle, device))
     except SideraError as error:
         raise StartError(f"the bundle cannot be served: {error}") from error
 
 
-def _backbone_name(recommender: Recommender) -> str:
-    language_model = recommender.manifest.config.get("language_model")
-    name = language_model.get("backbone") if isinstance(language_model, dict) else None
-    return str(name or recommender.manifest.config.get("backbone") or "unnamed")
+def _backbone_name(loaded: LoadedBundle) -> str:
+    config = loaded.manifest.config.get("language_model")
+    name = config.get("backbone") if isinstance(config, Mapping) else None
+    return str(name or loaded.recommender.model.backbone.config.model_type)

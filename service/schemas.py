@@ -4,6 +4,7 @@ Numbers and texts are taken as they are: ``"10"`` is no number. A row of a batch
 ``InvalidRow``, so that its neighbours go on. Limits that an operator sets are checked in ``limits``.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -12,7 +13,6 @@ from pydantic import (
     Discriminator,
     Field,
     PlainValidator,
-    StrictInt,
     StringConstraints,
     Tag,
     ValidationError,
@@ -21,6 +21,14 @@ from pydantic import (
 
 from service.errors import InvalidRequestError
 from service.settings import MAX_NUM_RESULTS
+
+_SENTENCES = {
+    "extra_forbidden": "there is no such field; remove it",
+    "missing": "this field is needed",
+    "model_type": "expected a JSON object",
+    "model_attributes_type": "expected a JSON object",
+    "string_unicode": "a text holds half of a surrogate pair; send whole characters",
+}
 
 ItemId = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Domain = Annotated[str, StringConstraints(min_length=1, max_length=64)]
@@ -134,7 +142,9 @@ class RecommendAnswer(_Answer):
     fallback: Literal["prior"] | None = Field(
         description="prior: nothing of the history could be used, so these are what the domain's users take first"
     )
-    returned_reason: str | None = Field(None, exclude_if=_absent, description="why fewer items came back than asked for")
+    returned_reason: str | None = Field(
+        None, exclude_if=_absent, description="why fewer items came back than asked for"
+    )
 
 
 class RecommendBatchAnswer(_Answer):
@@ -144,7 +154,7 @@ class RecommendBatchAnswer(_Answer):
 
 
 class TokenizeItem(BaseModel):
-    """An item: its id, and any other fields that are text, a number or a list of texts."""
+    """An item: its id, and any other fields that are text, a number or a list of texts (see ``limits``)."""
 
     model_config = ConfigDict(
         extra="allow",
@@ -161,7 +171,6 @@ class TokenizeItem(BaseModel):
             }
         },
     )
-    __pydantic_extra__: dict[str, str | StrictInt | float | list[str] | None] = Field(init=False)
 
     item_id: ItemId
     title: str | None = None
@@ -256,17 +265,27 @@ class Health(_Answer):
     status: Literal["live", "ready"]
 
 
-def field_path(location: tuple[int | str, ...]) -> str | None:
-    """``("body", "single", "history", 3, "item_id")`` to ``history.3.item_id``; None for the body as a whole."""
-    parts = [str(part) for part in location if part not in ("body", "single", "batch")]
-    path = ".".join(parts).encode("utf-8", "replace").decode()[:200]
+def field_path(location: Sequence[int | str]) -> str | None:
+    """``("history", 3, "item_id")`` to ``history.3.item_id``; None for the whole."""
+    path = ".".join(str(part) for part in location).encode("utf-8", "replace").decode()[:200]
     return path or None
+
+
+def body_field_path(location: Sequence[int | str]) -> str | None:
+    """The same without what the framework puts in front: ``body``, and the kind of /recommend body."""
+    inner = list(location[1:])
+    return field_path(inner[1:] if inner[:1] in (["single"], ["batch"]) else inner)
+
+
+def sentence(kind: str, message: str) -> str:
+    """What is wrong, in our words where the schema library's do not help the sender."""
+    return _SENTENCES.get(kind, message.removeprefix("Value error, "))
 
 
 def first_problem(error: ValidationError) -> tuple[str | None, str]:
     """The field and the sentence of the first thing that a schema refuses."""
     problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    return field_path(problem["loc"]), problem["msg"]
+    return field_path(problem["loc"]), sentence(problem["type"], problem["msg"])
 
 
 def invalid(row: InvalidRow) -> InvalidRequestError:
@@ -285,5 +304,3 @@ def _row(model: type[_RequestModel], value: object) -> _RequestModel | InvalidRo
 
 def _printable(item_id: object) -> str | None:
     return item_id.encode("utf-8", "replace").decode()[:256] if isinstance(item_id, str) else None
-
-

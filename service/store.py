@@ -151,7 +151,7 @@ class SqliteStore(CatalogStore):
         except sa.exc.DBAPIError as error:
             self.close()
             raise StoreError(
-                f"database {database} cannot be opened ({error.orig}); set SIDERA_DATABASE to a file that can be written"
+                f"database {database} cannot be opened ({error.orig}); set SIDERA_DATABASE to a writable file"
             ) from error
         except StoreError:
             self.close()
@@ -214,9 +214,7 @@ class SqliteStore(CatalogStore):
         try:
             with self._transaction() as connection:
                 found = connection.execute(
-                    _STATE.update()
-                    .where(_STATE.c.catalog_version == expected_version)
-                    .values(catalog_version=version)
+                    _STATE.update().where(_STATE.c.catalog_version == expected_version).values(catalog_version=version)
                 )
                 if found.rowcount != 1:
                     raise StaleCatalogError(f"the catalog is not at version {expected_version} any more")

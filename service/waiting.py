@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from starlette.types import Receive
 
@@ -28,28 +28,25 @@ async def collect(
     Raises:
         ClientGoneError: the client closed the connection; everything still waiting was cancelled.
     """
-    answers = [asyncio.wrap_future(future) for future in futures]
+    if not futures:
+        return []
+    answers: list[asyncio.Future[Answer]] = [asyncio.wrap_future(future) for future in futures]
     gone = asyncio.ensure_future(_disconnect(receive))
     everything = asyncio.gather(*answers, return_exceptions=True)
+    either: set[asyncio.Future[Any]] = {everything, gone}
     try:
-        await asyncio.wait(
-            {everything, gone}, timeout=max(0.0, deadline - time.monotonic()), return_when=asyncio.FIRST_COMPLETED
-        )
+        timeout = max(0.0, deadline - time.monotonic())
+        await asyncio.wait(either, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         if everything.done():
             return everything.result()
         if gone.done():
             raise ClientGoneError("the client closed the connection before its answer was there")
         late = DeadlineError("the answer was not there before the deadline; retry later or ask for less")
-        return [_outcome(answer) if answer.done() else late for answer in answers]
+        return [late if not answer.done() else answer.exception() or answer.result() for answer in answers]
     finally:
         gone.cancel()
         for answer in answers:
             answer.cancel()
-
-
-def _outcome(answer: "asyncio.Future[Answer]") -> Answer | BaseException:
-    error = answer.exception()
-    return answer.result() if error is None else error
 
 
 async def _disconnect(receive: Receive) -> None:

@@ -1,0 +1,96 @@
+"""Health, metrics, what is served, and a page that describes the API."""
+
+from fastapi import APIRouter, Request
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import HTMLResponse, Response
+
+from service.context import Context
+from service.description import INFO_ERRORS, READY_ERRORS, docs_page, error_answers
+from service.errors import NotReadyError
+from service.responses import json_response
+from service.schemas import DomainInfo, Health, Info, TokenizerInfo
+
+
+def status_router() -> APIRouter:
+    """The routes."""
+    router = APIRouter()
+
+    @router.get(
+        "/health/live",
+        operation_id="live",
+        tags=["health"],
+        response_model=Health,
+        responses=error_answers(*READY_ERRORS),
+        summary="Is it alive",
+    )
+    async def live(context: Context) -> Response:
+        """Answer 503 only if nothing but a restart helps."""
+        if not context.runtime.alive:
+            raise NotReadyError("an engine of the service has died; it needs a restart", retry_after=30)
+        return json_response(Health(status="live"))
+
+    @router.get(
+        "/health/ready",
+        operation_id="ready",
+        tags=["health"],
+        response_model=Health,
+        responses=error_answers(*READY_ERRORS),
+        summary="Is it ready",
+    )
+    async def ready(context: Context) -> Response:
+        """Answer 503 until the bundle is loaded and warm."""
+        context.runtime.running()
+        return json_response(Health(status="ready"))
+
+    @router.get(
+        "/metrics",
+        operation_id="metrics",
+        tags=["health"],
+        summary="Metrics for Prometheus",
+        response_class=MetricsResponse,
+    )
+    async def metrics(context: Context) -> Response:
+        """Return counters, gauges and histograms in the Prometheus text format."""
+        return MetricsResponse(context.metrics.render())
+
+    @router.get(
+        "/v1/info",
+        operation_id="info",
+        tags=["info"],
+        response_model=Info,
+        responses=error_answers(*INFO_ERRORS),
+        summary="What is served",
+    )
+    async def info(context: Context) -> Response:
+        """Return versions, domains with their sizes, and the limits of this service."""
+        running = context.runtime.running()
+        catalog, description = running.catalog.catalog, running.description
+        return json_response(
+            Info(
+                bundle_version=description.bundle_version,
+                catalog_version=catalog.version,
+                domains=[DomainInfo(name=name, items=catalog.size(name)) for name in catalog.domains],
+                backbone=description.backbone,
+                tokenizer=TokenizerInfo(
+                    method=description.tokenizer_method,
+                    version=description.tokenizer_digest,
+                    codebook_sizes=list(catalog.codebook_sizes),
+                ),
+                limits=context.settings.limits(),
+            )
+        )
+
+    @router.get("/docs", include_in_schema=False)
+    async def docs(request: Request) -> Response:
+        return HTMLResponse(
+            docs_page(request.app.openapi()),
+            headers={"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"},
+        )
+
+    return router
+
+
+class MetricsResponse(Response):
+    """The Prometheus text format."""
+
+    media_type = CONTENT_TYPE_LATEST
