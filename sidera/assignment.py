@@ -2,7 +2,7 @@
 
 Knows a tokenizer's distances; does not know items, catalogs or text.
 
-Every item first gets the nearest code at each level. Where more items share a prefix than leaves lie below it, the items
+Every item first gets the nearest code at each level. Where more items share a prefix than leaves lie below it, those
 that lose least go to the next-nearest code with room; at the last level the items of a prefix are assigned to its
 codes at minimum total cost. A SID always has L codes.
 
@@ -47,16 +47,17 @@ class AssignmentReport:
         """The collision rate before among different vectors: 1 - different nearest codes / different vectors."""
         if not self.items:
             return 0.0
-        return 1 - self.items * (1 - self.collision_rate_before) / (self.items - self.identical_vectors)
+        different = round(self.items * (1 - self.collision_rate_before))
+        return 1 - different / (self.items - self.identical_vectors)
 
 
 def assign_sids(tokenizer: ItemTokenizer, vectors_ND: np.ndarray, domain: str) -> tuple[np.ndarray, AssignmentReport]:
     """Give every item of one domain a SID of its own.
 
-    Level by level, from the first: a prefix of l codes holds at most V_{l+1} * ... * V_L items. Its overflow moves to the
-    next-nearest code of level l with room, the smallest extra squared distance first. At the last level, each prefix that
-    holds two items with one code gets a minimum-cost assignment of its items to codes. Prefixes without either keep
-    the nearest codes. Of items with equal costs, the earlier row is served first.
+    Level by level, from the first: a prefix of l codes holds at most V_{l+1} * ... * V_L items. Its overflow moves to
+    the next-nearest code of level l with room, the smallest extra squared distance first. At the last level, each
+    prefix that holds two items with one code gets a minimum-cost assignment of its items to codes. Prefixes without
+    either keep the nearest codes. Of items with equal costs, the earlier row is served first.
 
     Args:
         tokenizer: gives latents and distances.
@@ -102,7 +103,7 @@ def place_new(
     """Give new items SIDs beside those that exist, which never move.
 
     Items are placed one by one in the order given, so one call with many items does what many calls with one item do.
-    An item goes, at each level, to the nearest code below which a leaf is free; where two codes are equally near, to the
+    An item goes, at each level, to the nearest code below which a leaf is free; where two are equally near, to the
     lower one. The order matters only between new items that want the same leaf: the earlier one gets it.
 
     Args:
@@ -117,7 +118,7 @@ def place_new(
     Raises:
         DomainFullError: there are fewer free SIDs than new items; nothing is placed.
         DuplicateItemError: two of the taken SIDs are equal.
-        TokenizerError: the vectors have another width, or hold NaN or infinity; or a taken SID is none of this tokenizer.
+        TokenizerError: the vectors have another width, or hold NaN or infinity; or a taken SID is not its.
     """
     leaves = _Leaves(tokenizer, domain, taken_NL)
     items = len(vectors_ND)
@@ -142,7 +143,9 @@ class _Leaves:
         sizes = tokenizer.codebook_sizes
         taken_NL = np.asarray(taken_NL, dtype=np.int64).reshape(-1, len(sizes)) if len(taken_NL) == 0 else taken_NL
         if taken_NL.ndim != 2 or taken_NL.shape[1] != len(sizes):
-            raise TokenizerError(f"taken SIDs of domain {domain!r} have shape {taken_NL.shape}; expected [_, {len(sizes)}]")
+            raise TokenizerError(
+                f"taken SIDs of domain {domain!r} have shape {taken_NL.shape}; expected [_, {len(sizes)}]"
+            )
         if len(taken_NL) and ((taken_NL < 0) | (taken_NL >= np.asarray(sizes))).any():
             raise TokenizerError(
                 f"a taken SID of domain {domain!r} has a code outside codebook sizes {list(sizes)}; "
@@ -286,7 +289,7 @@ def _nearest_codes(tokenizer: ItemTokenizer, latents_Nd: Tensor) -> np.ndarray:
 
 
 def _nearest_at(tokenizer: ItemTokenizer, latents_Nd: Tensor, prefix_Nl: np.ndarray) -> np.ndarray:
-    return _distances(tokenizer, latents_Nd, prefix_Nl).argmin(axis=1)
+    return np.asarray(_distances(tokenizer, latents_Nd, prefix_Nl).argmin(axis=1))
 
 
 def _distances(tokenizer: ItemTokenizer, latents_Nd: Tensor, prefix_Nl: np.ndarray) -> np.ndarray:
@@ -296,7 +299,7 @@ def _distances(tokenizer: ItemTokenizer, latents_Nd: Tensor, prefix_Nl: np.ndarr
 
 def _identical(vectors_ND: np.ndarray) -> int:
     """How many rows equal an earlier row, by digests, so that a large memory-mapped array is never sorted or copied."""
-    seen = {hashlib.blake2b(np.ascontiguousarray(row + 0.0), digest_size=16).digest() for row in vectors_ND}
+    seen = {hashlib.blake2b((row + 0.0).tobytes(), digest_size=16).digest() for row in vectors_ND}
     return len(vectors_ND) - len(seen)
 
 

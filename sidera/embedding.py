@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers.utils import logging
 
 from sidera.errors import EmbeddingError
 
@@ -84,19 +85,25 @@ def item_texts(items: Sequence[Mapping[str, object]], item_ids: Sequence[str] | 
 def _field_text(name: str, value: object) -> str:
     if value is None:
         return ""
-    if isinstance(value, str):
-        return " ".join(value.split())
-    if name == "categories" or name not in _LEADING_FIELDS:
-        if isinstance(value, (list, tuple)) and all(isinstance(part, str) for part in value):
-            return ", ".join(text for text in (" ".join(part.split()) for part in value) if text)
-        if name != "categories" and isinstance(value, (int, float)) and not isinstance(value, bool):
-            if math.isfinite(value):
-                return f"{value:g}" if isinstance(value, float) else str(value)
+    if name == "categories":
+        kinds, expected = "list", "a list of texts"
+    elif name in _LEADING_FIELDS:
+        kinds, expected = "text", "text"
+    else:
+        kinds, expected = "text list number", "text, a number or a list of texts"
+    if isinstance(value, str) and "text" in kinds:
+        return _one_line(value)
+    if isinstance(value, (list, tuple)) and "list" in kinds and all(isinstance(part, str) for part in value):
+        return ", ".join(part for part in map(_one_line, value) if part)
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and "number" in kinds:
+        if not math.isfinite(value):
             raise EmbeddingError(f"field {name!r} is {value}; numbers must be finite")
-    expected = {"categories": "a list of texts"}.get(name, "text" if name in _LEADING_FIELDS else None)
-    raise EmbeddingError(
-        f"field {name!r} holds {type(value).__name__}; expected {expected or 'text, a number or a list of texts'}"
-    )
+        return str(value)
+    raise EmbeddingError(f"field {name!r} holds {type(value).__name__}; expected {expected}")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 @dataclass(frozen=True)
@@ -140,6 +147,8 @@ class TextEncoder:
         self.spec = spec
         folder = find_encoder(spec.name)
         self.digest = _folder_digest(folder)
+        progress_bar = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()
         try:
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -152,6 +161,9 @@ class TextEncoder:
             )
         except (OSError, ValueError, ImportError) as error:
             raise EmbeddingError(f"encoder {spec.name!r} in {folder} cannot be loaded: {error}") from error
+        finally:
+            if progress_bar:
+                logging.enable_progress_bar()
         if getattr(config, "is_encoder_decoder", False):
             model = model.get_encoder()
         longest = getattr(config, "max_position_embeddings", None)
@@ -182,7 +194,7 @@ class TextEncoder:
         encoder = cls(spec, device)
         if encoder.digest != digest:
             raise EmbeddingError(
-                f"encoder {spec.name!r} has digest {encoder.digest[:12]}, but the vectors were made with {digest[:12]}; "
+                f"encoder {spec.name!r} has digest {encoder.digest[:12]}, but the vectors come from {digest[:12]}; "
                 "install the same encoder, or make the vectors again"
             )
         return encoder
@@ -226,7 +238,7 @@ class TextEncoder:
         bad = np.flatnonzero(~np.isfinite(vectors_ND).all(axis=1))
         if len(bad):
             raise EmbeddingError(
-                f"encoder {self.spec.name!r} gives a vector with NaN or infinity for {distinct[bad[0]][:80]!r}"
+                f"encoder {self.spec.name!r} gives a vector with NaN or infinity for {distinct[bad[0]][:60]!r}"
             )
         return vectors_ND[rows_N]
 

@@ -51,7 +51,12 @@ class ItemTokenizer(nn.Module, ABC):
 
     @abstractmethod
     def distances(self, latents_Nd: Tensor, prefix_Nl: Tensor) -> Tensor:
-        """Squared distance of each residual after ``prefix_Nl`` (int, l may be 0) to each code of level l: float32[N, V_l]."""
+        """Squared distance of each residual to each code of the next level: float32[N, V].
+
+        Args:
+            latents_Nd: what :meth:`latents` gave.
+            prefix_Nl: int codes of the levels before; l may be 0.
+        """
 
     @abstractmethod
     def reconstruct(self, codes_NL: Tensor) -> Tensor:

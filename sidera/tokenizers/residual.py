@@ -82,7 +82,7 @@ class ResidualQuantiser(nn.Module):
         return residual_Nd
 
     def distances(self, latents_Nd: Tensor, prefix_Nl: Tensor) -> Tensor:
-        """Squared distance of each latent's residual after its l codes to each code of the next level: float32[N, V]."""
+        """Squared distance of each residual after its l codes to each code of the next level: float32[N, V]."""
         codebook_Vd = self.codebooks[prefix_Nl.shape[1]]
 
         def of_chunk(latents_Rd: Tensor, prefix_Rl: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class ResidualQuantiser(nn.Module):
 
     def lookup(self, codes_NL: Tensor) -> Tensor:
         """The sum of the chosen codes' vectors, added in the order of levels: float32[N, d]."""
-        total_Nd = self.codebooks[0][codes_NL[:, 0].long()]
+        total_Nd: Tensor = self.codebooks[0][codes_NL[:, 0].long()]
         for level in range(1, codes_NL.shape[1]):
             total_Nd = total_Nd + self.codebooks[level][codes_NL[:, level].long()]
         return total_Nd

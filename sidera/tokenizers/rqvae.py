@@ -1,7 +1,7 @@
 """RQ-VAE: an autoencoder whose latent is residually quantised (TIGER, NeurIPS 2023, arXiv 2305.05065). Inference only.
 
-Item vectors are shifted and scaled to mean 0 and mean squared component 1 before the encoder, and back after the decoder:
-components of normalised text vectors are so small that losses and k-means would otherwise work on tiny numbers.
+Item vectors are shifted and scaled to mean 0 and mean squared component 1 before the encoder, and back after the
+decoder: components of normalised text vectors are tiny, and losses and k-means would be too.
 
 Shapes: N item, D item vector dim, d latent dim, L level, l prefix length, V codebook size.
 """

@@ -3,8 +3,8 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -59,5 +59,5 @@ def tokenizer_digest(tokenizer: ItemTokenizer) -> str:
 
 
 def _tensor_bytes(name: str, tensor: Tensor) -> bytes:
-    array: Any = tensor.numpy()
+    array = np.asarray(tensor)
     return f"{name}\0{array.dtype}\0{array.shape}\0".encode() + array.tobytes()

@@ -1,0 +1,191 @@
+"""The interface of tokenizers, held by every method, and their files."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidera.errors import TokenizerError
+from sidera.tokenizers import ItemTokenizer, load_tokenizer, save_tokenizer, tokenizer_digest
+from sidera.tokenizers.residual import CHUNK_ROWS, ResidualQuantiser, in_chunks, squared_distances
+from sidera.tokenizers.rqvae import RqVae
+
+
+def random_rqvae(sizes: tuple[int, ...] = (8, 5, 16), dim: int = 48, seed: int = 0) -> RqVae:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        tokenizer = RqVae(dim, sizes, latent_dim=12, hidden_sizes=[24])
+        for codebook in tokenizer.quantiser.codebooks:
+            torch.nn.init.normal_(codebook, std=0.3)
+        tokenizer.shift_D.normal_()
+        tokenizer.scale.fill_(0.7)
+    return tokenizer.eval().requires_grad_(False)
+
+
+def random_vectors(items: int, dim: int = 48, seed: int = 1) -> torch.Tensor:
+    return torch.randn(items, dim, generator=torch.Generator().manual_seed(seed))
+
+
+def test_codes_follow_the_definition_of_residual_quantisation() -> None:
+    tokenizer = random_rqvae()
+    vectors = random_vectors(40)
+    codes = tokenizer.encode(vectors, "any")
+    assert codes.dtype == torch.int64
+    latents = tokenizer.encoder((vectors - tokenizer.shift_D) / tokenizer.scale)
+    for item in range(40):
+        residual = latents[item].double()
+        for level, codebook in enumerate(tokenizer.quantiser.codebooks):
+            distances = (residual - codebook.double()).norm(dim=1)
+            assert codes[item, level] == distances.argmin()
+            residual = residual - codebook[codes[item, level]].double()
+
+
+@pytest.mark.parametrize(("threads", "items"), [(1, 2 * CHUNK_ROWS + 37), (2, 12)])
+def test_a_batch_gets_the_codes_of_its_items_one_by_one(threads: int, items: int) -> None:
+    tokenizer = random_rqvae((256, 256, 256), dim=384)
+    vectors = random_vectors(items, 384)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        latents = tokenizer.latents(vectors, "a")
+        alone = torch.cat([tokenizer.latents(vector, "a") for vector in vectors.split(1)])
+        assert torch.equal(latents, alone)
+        codes = tokenizer.encode(vectors, "a")
+        assert torch.equal(codes, torch.cat([tokenizer.encode(vector, "a") for vector in vectors.split(1)]))
+        distances = tokenizer.distances(latents, codes[:, :2])
+        one_by_one = [tokenizer.distances(latents[i : i + 1], codes[i : i + 1, :2]) for i in range(len(vectors))]
+        assert torch.equal(distances, torch.cat(one_by_one))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_bits_of_a_row_do_not_depend_on_its_place_its_neighbours_or_its_memory() -> None:
+    tokenizer = random_rqvae((64,) * 3, dim=384)
+    vectors = random_vectors(300, 384)
+    latents = tokenizer.latents(vectors, "a")
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(tokenizer.latents(vectors[order], "a"), latents[order])
+    transposed = vectors.T.contiguous().T
+    assert torch.equal(tokenizer.latents(transposed, "a"), latents)
+    shifted = torch.empty(300 * 384 + 1)[1:].view(300, 384).copy_(vectors)
+    assert torch.equal(tokenizer.latents(shifted, "a"), latents)
+
+
+def test_every_product_has_the_same_number_of_rows() -> None:
+    shapes = []
+
+    def spy(rows: torch.Tensor) -> torch.Tensor:
+        shapes.append(len(rows))
+        return rows * 2
+
+    rows = torch.arange(CHUNK_ROWS + 3.0)[:, None]
+    assert torch.equal(in_chunks(spy, rows), rows * 2)
+    assert shapes == [CHUNK_ROWS, CHUNK_ROWS]
+    assert in_chunks(spy, rows[:0]).shape == (0, 1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 20), st.integers(1, 8), st.floats(1e-3, 1e3))
+def test_expanded_squared_distances_are_those_of_the_differences(seed: int, rows: int, dim: int, scale: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    residual = torch.randn(rows, dim, generator=generator) * scale
+    codebook = torch.randn(7, dim, generator=generator) * scale
+    expected = (residual[:, None] - codebook).square().sum(dim=2)
+    torch.testing.assert_close(squared_distances(residual, codebook), expected, rtol=1e-4, atol=1e-4 * scale**2)
+    assert (squared_distances(codebook, codebook) >= 0).all()
+
+
+def test_distances_after_a_prefix_are_those_of_its_residual() -> None:
+    tokenizer = random_rqvae()
+    latents = tokenizer.latents(random_vectors(9), "a")
+    prefix = torch.tensor([[row % 8, row % 5] for row in range(9)])
+    books = tokenizer.quantiser.codebooks
+    residual = latents - books[0][prefix[:, 0]] - books[1][prefix[:, 1]]
+    expected = torch.cdist(residual, books[2]).square()
+    torch.testing.assert_close(tokenizer.distances(latents, prefix), expected, rtol=1e-3, atol=1e-4)
+    assert tokenizer.distances(latents, prefix[:, :0]).shape == (9, 8)
+
+
+def test_reconstruction_is_the_decoder_of_the_chosen_codes_in_item_space() -> None:
+    tokenizer = random_rqvae()
+    codes = tokenizer.encode(random_vectors(5), "a")
+    books = tokenizer.quantiser.codebooks
+    total = books[0][codes[:, 0]] + books[1][codes[:, 1]] + books[2][codes[:, 2]]
+    expected = tokenizer.decoder(total) * 0.7 + tokenizer.shift_D
+    torch.testing.assert_close(tokenizer.reconstruct(codes), expected)
+
+
+def test_a_saved_and_loaded_tokenizer_is_the_same(tmp_path: Path) -> None:
+    tokenizer = random_rqvae()
+    save_tokenizer(tokenizer, tmp_path / "tokenizer")
+    loaded = load_tokenizer(tmp_path / "tokenizer")
+    vectors = random_vectors(50)
+    assert torch.equal(loaded.encode(vectors, "a"), tokenizer.encode(vectors, "a"))
+    assert tokenizer_digest(loaded) == tokenizer_digest(tokenizer)
+    assert sorted(path.name for path in (tmp_path / "tokenizer").iterdir()) == ["config.json", "weights.safetensors"]
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_the_digest_changes_with_any_weight_and_any_size() -> None:
+    tokenizer = random_rqvae()
+    digest = tokenizer_digest(tokenizer)
+    with torch.no_grad():
+        tokenizer.quantiser.codebooks[1][0, 0] += 1e-6
+    assert tokenizer_digest(tokenizer) != digest
+    assert tokenizer_digest(random_rqvae((8, 16, 5))) != digest
+
+
+def test_a_damaged_tokenizer_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TokenizerError, match="cannot be read"):
+        load_tokenizer(tmp_path)
+    save_tokenizer(random_rqvae(), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"method": "magic"}))
+    with pytest.raises(TokenizerError, match="method 'magic' is not known; known: rqvae"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config | {"latent_dim": 13}))
+    with pytest.raises(TokenizerError, match=r"does not fit config\.json"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"method": "rqvae"}))
+    with pytest.raises(TokenizerError, match="no field 'dim'"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "weights.safetensors").write_bytes(b"\x08")
+    with pytest.raises(TokenizerError, match="cannot be read"):
+        load_tokenizer(tmp_path)
+
+
+def test_vectors_with_nan_are_refused_by_row() -> None:
+    tokenizer: ItemTokenizer = random_rqvae()
+    vectors = random_vectors(20)
+    vectors[3, 5] = float("nan")
+    vectors[11, 0] = float("inf")
+    with pytest.raises(TokenizerError, match="rows 3, 11 hold NaN or infinity"):
+        tokenizer.encode(vectors, "a")
+
+
+@pytest.mark.parametrize("shape", [(4, 47), (48,), (4, 48, 1)])
+def test_vectors_of_another_width_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(TokenizerError, match=r"this tokenizer takes \[items, 48\]"):
+        random_rqvae().encode(torch.zeros(shape), "a")
+
+
+def test_no_vectors_get_no_codes() -> None:
+    assert random_rqvae().encode(torch.zeros(0, 48), "a").shape == (0, 3)
+
+
+@pytest.mark.parametrize("sizes", [(), (4, 0), (2**16,) * 4])
+def test_codebooks_that_make_no_sids_or_too_many_are_refused(sizes: tuple[int, ...]) -> None:
+    with pytest.raises(TokenizerError, match="codebook sizes"):
+        ResidualQuantiser(sizes, 1)
+
+
+def test_equally_near_codes_give_the_lower_one() -> None:
+    tokenizer = random_rqvae((4, 4))
+    with torch.no_grad():
+        tokenizer.quantiser.codebooks[0][:] = 1.0
+    assert np.unique(tokenizer.encode(random_vectors(9), "a")[:, 0]).tolist() == [0]

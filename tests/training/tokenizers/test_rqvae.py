@@ -1,0 +1,180 @@
+"""Fitting an RQ-VAE."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sidera.tokenizers import tokenizer_digest
+from sidera.tokenizers.rqvae import RqVae
+from training.errors import ConfigError, DataError, NonFiniteLossError, StageError
+from training.tokenizers.common import held_out
+from training.tokenizers.rqvae import RqVaeConfig, fit_rqvae, quantise_for_training, rqvae_loss
+
+CONFIG = RqVaeConfig(
+    codebook_sizes=(8, 8, 8),
+    hidden_sizes=(24,),
+    latent_dim=8,
+    warm_up_epochs=2,
+    epochs=12,
+    batch_size=64,
+    evaluate_every=2,
+)
+
+
+def clustered(items: int = 400, dim: int = 20) -> np.ndarray:
+    """Sixteen clusters on a plane of six dimensions, the shape of text vectors in small."""
+    random = np.random.default_rng(0)
+    basis = random.normal(size=(6, dim))
+    points = random.normal(size=(16, 6))[random.integers(16, size=items)] + 0.2 * random.normal(size=(items, 6))
+    return np.asarray(points @ basis * 0.05 + 1, dtype=np.float32)
+
+
+def relative_error(tokenizer: RqVae, vectors: np.ndarray) -> float:
+    rows = torch.from_numpy(vectors)
+    error = (rows - tokenizer.reconstruct(tokenizer.encode(rows, "a"))).square().sum()
+    return float(error / (rows - rows.mean(dim=0)).square().sum())
+
+
+def test_a_fit_explains_most_of_items_that_it_never_saw(tmp_path: Path) -> None:
+    vectors = clustered()
+    tokenizer = fit_rqvae(vectors, dataclasses.replace(CONFIG, epochs=60), tmp_path)
+    assert relative_error(tokenizer, vectors[held_out(len(vectors), 0.05, 0)]) < 0.35
+    assert not any(parameter.requires_grad for parameter in tokenizer.parameters())
+
+
+@pytest.mark.parametrize("killed_after", [1, 3, 6, 9])
+def test_a_killed_and_resumed_fit_ends_in_the_weights_of_an_undisturbed_one(tmp_path: Path, killed_after: int) -> None:
+    vectors = clustered()
+    undisturbed = fit_rqvae(vectors, CONFIG, tmp_path / "undisturbed")
+
+    def kill(epoch: int, loss: float) -> None:
+        if epoch == killed_after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_rqvae(vectors, CONFIG, tmp_path / "killed", on_epoch=kill)
+    torch.manual_seed(killed_after)
+    epochs: list[int] = []
+    resumed = fit_rqvae(vectors, CONFIG, tmp_path / "killed", on_epoch=lambda epoch, loss: epochs.append(epoch))
+    assert tokenizer_digest(resumed) == tokenizer_digest(undisturbed)
+    assert epochs[0] == {1: 1, 3: 1, 6: 7, 9: 9}[killed_after]
+
+
+def test_a_finished_fit_of_the_same_input_is_read_back_and_of_another_begins_anew(tmp_path: Path) -> None:
+    vectors = clustered()
+    first = fit_rqvae(vectors, CONFIG, tmp_path)
+    epochs: list[int] = []
+    again = fit_rqvae(vectors, CONFIG, tmp_path, on_epoch=lambda epoch, loss: epochs.append(epoch))
+    assert epochs == []
+    assert tokenizer_digest(again) == tokenizer_digest(first)
+    other = fit_rqvae(vectors + 0.1 * vectors**2, CONFIG, tmp_path, on_epoch=lambda epoch, loss: epochs.append(epoch))
+    assert epochs[0] == 1
+    assert tokenizer_digest(other) != tokenizer_digest(first)
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "rqvae.pt").write_bytes(b"torn")
+    with pytest.raises(StageError, match=r"rqvae\.pt cannot be read .*; delete it"):
+        fit_rqvae(clustered(), CONFIG, tmp_path)
+
+
+def test_the_fit_stops_when_held_out_error_no_longer_falls(tmp_path: Path) -> None:
+    epochs: list[int] = []
+    random = np.random.default_rng(0).normal(size=(60, 20)).astype(np.float32)
+    config = dataclasses.replace(CONFIG, epochs=2000, patience=2)
+    fit_rqvae(random, config, tmp_path, on_epoch=lambda epoch, loss: epochs.append(epoch))
+    assert len(epochs) < 1000
+
+
+def test_the_loss_is_reconstruction_plus_codebook_plus_a_quarter_of_commitment() -> None:
+    torch.manual_seed(0)
+    model = RqVae(6, (4, 4), latent_dim=3, hidden_sizes=[5])
+    for codebook in model.quantiser.codebooks:
+        torch.nn.init.normal_(codebook)
+    vectors = torch.randn(7, 6)
+    loss, codes = rqvae_loss(model, vectors, commitment=0.25)
+    residual, total, expected = model.encoder(vectors), torch.zeros(7, 3), torch.zeros(())
+    for codebook, codes_of_level in zip(model.quantiser.codebooks, codes, strict=True):
+        assert torch.equal(codes_of_level, torch.cdist(residual, codebook).argmin(dim=1))
+        expected = expected + 1.25 * (residual - codebook[codes_of_level]).square().mean()
+        total = total + codebook[codes_of_level]
+        residual = residual - codebook[codes_of_level]
+    expected = expected + (model.decoder(total) - vectors).square().mean()
+    torch.testing.assert_close(loss, expected)
+
+
+def test_reconstruction_reaches_the_encoder_straight_through_and_codebooks_only_by_their_own_loss() -> None:
+    torch.manual_seed(0)
+    model = RqVae(6, (4, 4), latent_dim=3, hidden_sizes=[])
+    for codebook in model.quantiser.codebooks:
+        torch.nn.init.normal_(codebook)
+    latents = torch.randn(9, 3, requires_grad=True)
+    _, loss, codes = quantise_for_training(model.quantiser, latents, commitment=0.25)
+    loss.backward()
+    residual = latents.detach()
+    expected = torch.zeros(9, 3)
+    for codebook, codes_of_level in zip(model.quantiser.codebooks, codes, strict=True):
+        difference = residual - codebook.detach()[codes_of_level]
+        expected += 0.25 * 2 * difference / difference.numel()
+        own = torch.zeros_like(codebook).index_add_(0, codes_of_level, -2 * difference / difference.numel())
+        torch.testing.assert_close(codebook.grad, own)
+        residual = difference
+    torch.testing.assert_close(latents.grad, expected)
+    total, _ = rqvae_loss(model, torch.randn(9, 6), commitment=0.0)
+    total.backward()
+    assert float(model.encoder[0].weight.grad.abs().sum()) > 0  # type: ignore[union-attr, operator]
+
+
+def test_dead_codes_are_restarted_so_that_codes_stay_in_use(tmp_path: Path) -> None:
+    vectors = clustered(600)
+    config = dataclasses.replace(CONFIG, codebook_sizes=(64, 64), epochs=30, commitment=4.0, learning_rate=0.02)
+
+    def use(restart_below: int) -> float:
+        own = dataclasses.replace(config, restart_below=restart_below, patience=100)
+        tokenizer = fit_rqvae(vectors, own, tmp_path / str(restart_below))
+        codes = tokenizer.encode(torch.from_numpy(vectors), "a")
+        return float(np.mean([len(torch.unique(codes[:, level])) / 64 for level in range(2)]))
+
+    assert use(1) > use(0)
+
+
+@pytest.mark.parametrize("items", [1, 2, 5])
+def test_fewer_items_than_codes_are_fitted(tmp_path: Path, items: int) -> None:
+    tokenizer = fit_rqvae(clustered(items), CONFIG, tmp_path)
+    assert tokenizer.encode(torch.from_numpy(clustered(items)), "a").shape == (items, 3)
+
+
+def test_identical_vectors_are_fitted(tmp_path: Path) -> None:
+    tokenizer = fit_rqvae(np.ones((50, 20), dtype=np.float32), CONFIG, tmp_path)
+    codes = tokenizer.encode(torch.ones(50, 20), "a")
+    assert len(torch.unique(codes, dim=0)) == 1
+
+
+def test_vectors_with_nan_are_refused_by_row_and_a_loss_that_explodes_by_epoch_and_step(tmp_path: Path) -> None:
+    vectors = clustered()
+    vectors[[7, 9], 3] = np.nan
+    with pytest.raises(DataError, match="NaN or infinity in rows 7, 9;"):
+        fit_rqvae(vectors, CONFIG, tmp_path)
+    with pytest.raises(NonFiniteLossError, match=r"in epoch .*, step .*; set a lower"):
+        fit_rqvae(clustered(), dataclasses.replace(CONFIG, learning_rate=1e20), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("codebook_sizes", (256,)),
+        ("codebook_sizes", (256, 1)),
+        ("validation_share", 0.0),
+        ("latent_dim", 0),
+        ("hidden_sizes", (0,)),
+        ("commitment", -0.1),
+        ("learning_rate", 0.0),
+        ("patience", 0),
+    ],
+)
+def test_a_setting_that_cannot_mean_anything_is_refused_by_name(field: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"tokenizer.{field} is"):
+        RqVaeConfig(**{field: value})  # type: ignore[arg-type]

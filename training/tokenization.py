@@ -1,0 +1,103 @@
+"""Item vectors of all domains -> a fitted tokenizer, a SID of its own for every item, and a report.
+
+Knows methods by their name only (``training.tokenizers``); does not know texts.
+
+Shapes: N item, D item vector dim, L level.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sidera.assignment import AssignmentReport, assign_sids
+from sidera.tokenizers import ItemTokenizer, save_tokenizer
+from training.errors import ConfigError, DataError
+from training.progress import track
+from training.tokenization_report import tokenization_report, write_report
+from training.tokenizers import read_config
+from training.tokenizers.common import check_item_vectors, held_out
+
+
+@dataclass(frozen=True)
+class Tokenization:
+    """What tokenizing all domains gives.
+
+    Attributes:
+        tokenizer: fitted on all domains together.
+        sids: int32[N, L] per domain, unique within it, in the order of its items.
+        assignments: what making them unique took, per domain.
+        report: the figures, as in ``tokenization.json``.
+    """
+
+    tokenizer: ItemTokenizer
+    sids: Mapping[str, np.ndarray]
+    assignments: Mapping[str, AssignmentReport]
+    report: Mapping[str, Any]
+
+
+def fit_tokenizer(
+    vectors_by_domain: Mapping[str, np.ndarray], settings: Mapping[str, Any], folder: Path
+) -> ItemTokenizer:
+    """Fit the method that the settings name on the items of all domains together.
+
+    The order of the domains does not matter. A killed fit goes on where it was when it is called again; a finished one
+    of the same vectors and settings is read back.
+
+    Args:
+        vectors_by_domain: float[N, D] each.
+        settings: the ``tokenizer`` section of a config: ``method``, ``preset`` and the method's own settings.
+        folder: for checkpoints.
+
+    Raises:
+        ConfigError: a setting is not known or refused, or a domain has more items than there are SIDs.
+        DataError: vectors with NaN or infinity, or of different widths.
+    """
+    method, config = read_config(settings)
+    _check(vectors_by_domain, config.codebook_sizes)
+    return method.fit(vectors_by_domain, config, folder)
+
+
+def tokenize(vectors_by_domain: Mapping[str, np.ndarray], settings: Mapping[str, Any], folder: Path) -> Tokenization:
+    """Fit, give every item of every domain its SID, and write tokenizer and report.
+
+    Writes ``folder / "tokenizer"`` (config.json, weights.safetensors) and ``folder / "report"`` (figures and plots).
+
+    Raises:
+        ConfigError, DataError: as :func:`fit_tokenizer`.
+    """
+    tokenizer = fit_tokenizer(vectors_by_domain, settings, folder)
+    _, config = read_config(settings)
+    names = sorted(vectors_by_domain)
+    sids, assignments = {}, {}
+    with track("unique SIDs", len(names)) as advance:
+        for name in names:
+            sids[name], assignments[name] = assign_sids(tokenizer, vectors_by_domain[name], name)
+            advance(1, name)
+    sizes = [len(vectors_by_domain[name]) for name in names]
+    held_out_N = held_out(sum(sizes), config.validation_share, config.seed)
+    held_out_by_domain = dict(zip(names, np.split(held_out_N, np.cumsum(sizes)[:-1]), strict=True))
+    in_order = {name: vectors_by_domain[name] for name in names}
+    report = tokenization_report(tokenizer, in_order, sids, assignments, held_out_by_domain)
+    save_tokenizer(tokenizer, folder / "tokenizer")
+    write_report(report, folder / "report")
+    return Tokenization(tokenizer, sids, assignments, report)
+
+
+def _check(vectors_by_domain: Mapping[str, np.ndarray], codebook_sizes: tuple[int, ...]) -> None:
+    if not vectors_by_domain:
+        raise DataError("there are no domains to fit a tokenizer on; give at least one")
+    capacity = int(np.prod(codebook_sizes, dtype=object))
+    widths = {}
+    for name, vectors_ND in vectors_by_domain.items():
+        check_item_vectors(vectors_ND, f"domain {name!r}")
+        widths[name] = vectors_ND.shape[1]
+        if len(vectors_ND) > capacity:
+            raise ConfigError(
+                f"domain {name!r} has {len(vectors_ND)} items, but tokenizer.codebook_sizes {list(codebook_sizes)} "
+                f"make {capacity} SIDs; set larger codebooks or more levels"
+            )
+    if len(set(widths.values())) > 1:
+        raise DataError(f"the domains' vectors differ in width: {widths}; make all of them with one encoder")

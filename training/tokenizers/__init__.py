@@ -1,0 +1,71 @@
+"""Fits of the tokenizer methods, and the table that finds them by name."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sidera.tokenizers import ItemTokenizer
+from training.errors import ConfigError
+from training.tokenizers.common import TokenizerConfig
+from training.tokenizers.rqvae import PRESETS as RQVAE_PRESETS
+from training.tokenizers.rqvae import RqVaeConfig, fit_rqvae
+
+DEFAULT_METHOD = "rqvae"
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to fit a tokenizer.
+
+    Attributes:
+        config: its settings.
+        presets: settings by name, which a config's own settings override.
+        fit: vectors by domain, settings and a folder for checkpoints -> the tokenizer.
+    """
+
+    config: type[TokenizerConfig]
+    presets: Mapping[str, Mapping[str, Any]]
+    fit: Callable[[Mapping[str, np.ndarray], Any, Path], ItemTokenizer]
+
+
+def stack(vectors_by_domain: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The vectors of all domains, the domains in alphabetical order whatever the mapping's: float[N, D]."""
+    return np.concatenate([vectors_by_domain[name] for name in sorted(vectors_by_domain)])
+
+
+METHODS: dict[str, Method] = {
+    "rqvae": Method(
+        RqVaeConfig, RQVAE_PRESETS, lambda vectors, config, folder: fit_rqvae(stack(vectors), config, folder)
+    ),
+}
+
+
+def read_config(settings: Mapping[str, Any]) -> tuple[Method, TokenizerConfig]:
+    """Read the ``tokenizer`` section of a config.
+
+    Args:
+        settings: ``method`` (default ``rqvae``), ``preset`` (default ``cpu``), and the method's own settings.
+
+    Raises:
+        ConfigError: the method, the preset or a setting is not known, or a value is refused.
+    """
+    own = dict(settings)
+    name = own.pop("method", DEFAULT_METHOD)
+    if name not in METHODS:
+        raise ConfigError(f"tokenizer.method {name!r} is not known; known methods: {', '.join(METHODS)}")
+    method = METHODS[name]
+    preset = own.pop("preset", "cpu")
+    if preset not in method.presets:
+        raise ConfigError(f"tokenizer.preset {preset!r} is not known for {name}; known: {', '.join(method.presets)}")
+    fields = {field.name: field for field in dataclasses.fields(method.config)}
+    unknown = sorted(set(own) - set(fields))
+    if unknown:
+        raise ConfigError(f"tokenizer.{unknown[0]} is no setting of {name}; its settings: {', '.join(fields)}")
+    try:
+        return method, method.config(**{**method.presets[preset], **own})
+    except TypeError as error:
+        raise ConfigError(f"a tokenizer setting of {name} has a value of the wrong kind: {error}") from error

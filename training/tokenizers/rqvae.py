@@ -1,0 +1,318 @@
+"""Fits an RQ-VAE (TIGER, NeurIPS 2023, arXiv 2305.05065): the losses, the k-means start, restarts, stopping, resuming.
+
+Does not know domains or texts. Inference is ``sidera.tokenizers.rqvae``.
+
+Shapes: N item, B batch, D item vector dim, d latent dim, V codebook size.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sidera.files import write_atomically
+from sidera.tokenizers.residual import ResidualQuantiser, squared_distances
+from sidera.tokenizers.rqvae import RqVae
+from training.errors import NonFiniteLossError, StageError
+from training.kmeans import kmeans_codebook
+from training.progress import track
+from training.tokenizers.common import TokenizerConfig, check, check_item_vectors, held_out
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "cpu": {"hidden_sizes": (256, 128), "latent_dim": 32},
+    "paper": {"hidden_sizes": (512, 256, 128), "latent_dim": 32},
+}
+"""Encoder sizes by name. ``cpu`` is smaller than the paper's, for fits within seconds; it is the default."""
+
+
+@dataclass(frozen=True)
+class RqVaeConfig(TokenizerConfig):
+    """Settings of ``method: rqvae``.
+
+    Attributes:
+        latent_dim: width of what is quantised.
+        hidden_sizes: widths of the encoder's hidden layers; the decoder's are the same, reversed.
+        commitment: weight of the loss that pulls latents to their codes.
+        warm_up_epochs: epochs of the bare autoencoder before k-means starts the codebooks.
+        epochs: at most, after the warm-up.
+        batch_size: items of a step.
+        learning_rate: of AdamW; falls to a hundredth along a cosine over the epochs.
+        weight_decay: of AdamW, on the layers' weights, never on codebooks.
+        restart_below: a code that got fewer items in an epoch starts again at a random residual.
+        evaluate_every: epochs between evaluations on held-out items, and between checkpoints.
+        patience: evaluations without a better held-out error after which the fit stops.
+    """
+
+    latent_dim: int = 32
+    hidden_sizes: tuple[int, ...] = (256, 128)
+    commitment: float = 0.25
+    warm_up_epochs: int = 10
+    epochs: int = 100
+    batch_size: int = 256
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-4
+    restart_below: int = 1
+    evaluate_every: int = 5
+    patience: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
+        check(all(size >= 1 for size in self.hidden_sizes), "hidden_sizes", self.hidden_sizes, "of positive widths")
+        for field in ("latent_dim", "epochs", "batch_size", "evaluate_every", "patience"):
+            check(getattr(self, field) >= 1, field, getattr(self, field), "of at least 1")
+        for field in ("commitment", "weight_decay", "warm_up_epochs", "restart_below"):
+            check(getattr(self, field) >= 0, field, getattr(self, field), "of at least 0")
+        check(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
+
+
+def fit_rqvae(
+    vectors_ND: np.ndarray,
+    config: RqVaeConfig,
+    folder: Path,
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> RqVae:
+    """Fit an RQ-VAE, or go on where a killed fit of the same vectors and config stopped.
+
+    A resumed fit ends in the same weights, bit for bit on one machine: every epoch draws from its own seed, and a
+    checkpoint (``folder / "rqvae.pt"``, read with ``weights_only=True``) holds all that one epoch leaves to the next.
+
+    Args:
+        vectors_ND: float[N, D] item vectors of all domains; a share of them is held out.
+        config: settings.
+        folder: of the checkpoint.
+        on_epoch: told each epoch's number and mean loss, after its checkpoint is written.
+
+    Returns:
+        The tokenizer with the lowest held-out reconstruction error.
+
+    Raises:
+        DataError: the vectors hold NaN or infinity, or have no rows.
+        NonFiniteLossError: a loss is NaN or infinite.
+        StageError: the checkpoint cannot be read.
+    """
+    check_item_vectors(vectors_ND, "the fit")
+    folder.mkdir(parents=True, exist_ok=True)
+    fit = _Fit(vectors_ND, config, folder / "rqvae.pt")
+    fit.resume()
+    with track("tokenizer rqvae", fit.last_epoch) as advance:
+        advance(fit.epoch)
+        while not fit.finished:
+            loss = fit.run_epoch()
+            advance(1, f"loss {loss:.4f}, held-out error {fit.best_error:.4f}")
+            if on_epoch is not None:
+                on_epoch(fit.epoch, loss)
+        advance(fit.last_epoch - fit.epoch)
+    fit.model.load_state_dict(fit.best)
+    return fit.model.eval().requires_grad_(False)
+
+
+class _Fit:
+    """The state of one fit between two epochs, and the way from one epoch to the next."""
+
+    def __init__(self, vectors_ND: np.ndarray, config: RqVaeConfig, checkpoint: Path) -> None:
+        self.config = config
+        self.checkpoint = checkpoint
+        self.last_epoch = config.warm_up_epochs + config.epochs
+        held_out_N = held_out(len(vectors_ND), config.validation_share, config.seed)
+        vectors = torch.from_numpy(np.ascontiguousarray(vectors_ND, dtype=np.float32))
+        self.train_ND = vectors[torch.from_numpy(~held_out_N)]
+        self.validation_ND = vectors[torch.from_numpy(held_out_N)] if held_out_N.any() else self.train_ND
+        self.digest = _digest(vectors_ND, config)
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            self.model = RqVae(vectors.shape[1], config.codebook_sizes, config.latent_dim, config.hidden_sizes)
+        self.model.shift_D.copy_(self.train_ND.mean(dim=0))
+        spread = (self.train_ND - self.model.shift_D).square().mean().sqrt()
+        self.model.scale.copy_(spread if float(spread) > 0 else torch.ones(()))
+        codebooks = list(self.model.quantiser.parameters())
+        layers = [*self.model.encoder.parameters(), *self.model.decoder.parameters()]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": layers, "weight_decay": config.weight_decay}, {"params": codebooks, "weight_decay": 0.0}],
+            lr=config.learning_rate,
+        )
+        self.epoch = 0
+        self.best: dict[str, Tensor] = self._weights()
+        self.best_error = float("inf")
+        self.evaluations_without_gain = 0
+
+    @property
+    def finished(self) -> bool:
+        return self.epoch >= self.last_epoch or self.evaluations_without_gain >= self.config.patience
+
+    def run_epoch(self) -> float:
+        """One pass over the training items; evaluation, restarts and a checkpoint where due. Returns the mean loss."""
+        config, quantiser = self.config, self.model.quantiser
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.epoch)
+        quantised = self.epoch >= config.warm_up_epochs
+        if self.epoch == config.warm_up_epochs:
+            self._start_codebooks()
+        self._set_learning_rate()
+        uses = [torch.zeros(size, dtype=torch.int64) for size in quantiser.codebook_sizes]
+        total = 0.0
+        order_N = torch.randperm(len(self.train_ND), generator=generator)
+        for step, rows_B in enumerate(order_N.split(config.batch_size)):
+            loss, codes = rqvae_loss(self.model, self.train_ND[rows_B], config.commitment, quantised)
+            if not torch.isfinite(loss):
+                raise NonFiniteLossError(
+                    f"tokenizer rqvae: the loss is {loss.item()} in epoch {self.epoch}, step {step}; "
+                    "set a lower tokenizer.learning_rate"
+                )
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            total += loss.item() * len(rows_B)
+            for uses_V, codes_B in zip(uses, codes, strict=True):
+                uses_V += torch.bincount(codes_B, minlength=len(uses_V))
+        self.epoch += 1
+        if quantised:
+            due = (self.epoch - config.warm_up_epochs) % config.evaluate_every == 0 or self.epoch == self.last_epoch
+            if due:
+                self._evaluate()
+            self._restart_dead_codes(uses, generator)
+            if due or self.finished:
+                self._save()
+        return total / len(self.train_ND)
+
+    def resume(self) -> None:
+        """Take over the checkpoint of a fit of the same vectors and config, if there is one."""
+        if not self.checkpoint.is_file():
+            return
+        try:
+            state = torch.load(self.checkpoint, weights_only=True)
+        except Exception as error:
+            raise StageError(f"checkpoint {self.checkpoint} cannot be read ({error}); delete it") from error
+        if state["digest"] != self.digest:
+            return
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.best = state["best"]
+        self.epoch = state["epoch"]
+        self.best_error = state["best_error"]
+        self.evaluations_without_gain = state["evaluations_without_gain"]
+
+    def _save(self) -> None:
+        buffer = io.BytesIO()
+        torch.save(
+            {
+                "digest": self.digest,
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "best": self.best,
+                "epoch": self.epoch,
+                "best_error": self.best_error,
+                "evaluations_without_gain": self.evaluations_without_gain,
+            },
+            buffer,
+        )
+        write_atomically(self.checkpoint, buffer.getvalue())
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+
+    def _set_learning_rate(self) -> None:
+        done = self.epoch / self.last_epoch
+        share = 0.01 + 0.99 * 0.5 * (1 + float(np.cos(np.pi * done)))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * share
+
+    @torch.no_grad()
+    def _start_codebooks(self) -> None:
+        """k-means of what each level is given, level after level (section 3.1 of the paper)."""
+        residual_Nd = torch.cat(
+            [self.model.encoder(self.model.standardise(part)) for part in self.train_ND.split(8192)]
+        )
+        for level, codebook_Vd in enumerate(self.model.quantiser.codebooks):
+            centres = kmeans_codebook(residual_Nd.numpy(), len(codebook_Vd), self.config.seed + level)
+            codebook_Vd.copy_(torch.from_numpy(centres))
+            codes_N = torch.cat([squared_distances(part, codebook_Vd).argmin(1) for part in residual_Nd.split(8192)])
+            residual_Nd = residual_Nd - codebook_Vd[codes_N]
+
+    def _evaluate(self) -> None:
+        codes_NL = self.model.encode(self.validation_ND, domain="")
+        error = float((self.validation_ND - self.model.reconstruct(codes_NL)).square().sum())
+        variance = float((self.validation_ND - self.model.shift_D).square().sum())
+        relative = error / variance if variance else error
+        if relative < self.best_error:
+            self.best_error, self.evaluations_without_gain, self.best = relative, 0, self._weights()
+        else:
+            self.evaluations_without_gain += 1
+
+    @torch.no_grad()
+    def _restart_dead_codes(self, uses: list[Tensor], generator: torch.Generator) -> None:
+        """Put codes that got too few items on the residuals of random items, as if the optimizer never knew them."""
+        dead = [torch.nonzero(uses_V < self.config.restart_below).flatten() for uses_V in uses]
+        most = max(len(dead_K) for dead_K in dead)
+        if not most:
+            return
+        rows_K = torch.randint(len(self.train_ND), (most,), generator=generator)
+        residual_Kd = self.model.encoder(self.model.standardise(self.train_ND[rows_K]))
+        for codebook_Vd, dead_K in zip(self.model.quantiser.codebooks, dead, strict=True):
+            codes_K = squared_distances(residual_Kd, codebook_Vd).argmin(dim=1)
+            following_Kd = residual_Kd - codebook_Vd[codes_K]
+            codebook_Vd[dead_K] = residual_Kd[: len(dead_K)]
+            for moment in ("exp_avg", "exp_avg_sq"):
+                self.optimizer.state[codebook_Vd][moment][dead_K] = 0.0
+            residual_Kd = following_Kd
+
+
+def rqvae_loss(
+    model: RqVae, vectors_BD: Tensor, commitment: float, quantised: bool = True
+) -> tuple[Tensor, list[Tensor]]:
+    """Reconstruction + sum over levels of ||sg[r] - e||^2 + commitment ||r - sg[e]||^2 (eq. 1 and 2 of TIGER).
+
+    All squares are means over components. The decoder's gradient passes the quantiser straight through.
+
+    Args:
+        model: the RQ-VAE.
+        vectors_BD: item vectors, not standardised.
+        commitment: weight of the last term.
+        quantised: False leaves the quantiser out: the loss of the bare autoencoder.
+
+    Returns:
+        The loss, and the codes of each level: int64[B] each, none when not quantised.
+    """
+    inputs_BD = model.standardise(vectors_BD)
+    latents_Bd = model.encoder(inputs_BD)
+    if not quantised:
+        return F.mse_loss(model.decoder(latents_Bd), inputs_BD), [torch.empty(0, dtype=torch.int64)] * len(
+            model.codebook_sizes
+        )
+    quantised_Bd, loss, codes = quantise_for_training(model.quantiser, latents_Bd, commitment)
+    straight_through_Bd = latents_Bd + (quantised_Bd - latents_Bd).detach()
+    return F.mse_loss(model.decoder(straight_through_Bd), inputs_BD) + loss, codes
+
+
+def quantise_for_training(
+    quantiser: ResidualQuantiser, latents_Bd: Tensor, commitment: float
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Quantise with gradients: the chosen codes' sum float[B, d], the quantisation loss, int64[B] codes per level."""
+    residual_Bd = latents_Bd
+    total_Bd = torch.zeros_like(latents_Bd)
+    loss = latents_Bd.new_zeros(())
+    codes = []
+    for codebook_Vd in quantiser.codebooks:
+        codes_B = squared_distances(residual_Bd.detach(), codebook_Vd.detach()).argmin(dim=1)
+        chosen_Bd = F.embedding(codes_B, codebook_Vd)
+        loss = loss + F.mse_loss(chosen_Bd, residual_Bd.detach())
+        loss = loss + commitment * F.mse_loss(residual_Bd, chosen_Bd.detach())
+        residual_Bd = residual_Bd - chosen_Bd.detach()
+        total_Bd = total_Bd + chosen_Bd
+        codes.append(codes_B)
+    return total_Bd, loss, codes
+
+
+def _digest(vectors_ND: np.ndarray, config: RqVaeConfig) -> str:
+    digest = hashlib.sha256(json.dumps(dataclasses.asdict(config), sort_keys=True).encode())
+    digest.update(f"{vectors_ND.dtype}{vectors_ND.shape}".encode())
+    digest.update(np.ascontiguousarray(vectors_ND).data)
+    return digest.hexdigest()
