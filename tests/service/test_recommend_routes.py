@@ -1,0 +1,288 @@
+"""POST /recommend."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from sidera.errors import UnknownDomainError
+from sidera.recommender import Query
+from tests.service.fakes import FakeModel, Gate
+
+Serve = Callable[..., TestClient]
+JSON = {"content-type": "application/json"}
+
+
+def error_of(response: Any) -> dict[str, Any]:
+    body = response.json()
+    assert set(body) == {"error"}
+    error: dict[str, Any] = body["error"]
+    assert set(error) - {"field"} == {"code", "message", "retryable"}
+    return error
+
+
+def test_items_come_best_first_with_ranks_scores_sids_and_titles(client: TestClient) -> None:
+    answer = client.post("/recommend", json={"domain": "drama", "num_results": 2}).json()
+    assert answer["items"] == [
+        {"item_id": "drama-0", "score": -0.5, "rank": 1, "sid": [0, 0], "title": "Film 0"},
+        {"item_id": "drama-1", "score": -1.5, "rank": 2, "sid": [0, 1], "title": "Film 1"},
+    ]
+    assert (answer["domain"], answer["bundle_version"], answer["catalog_version"]) == ("drama", "bundle-1", 1)
+    assert (answer["exact"], answer["fallback"]) == (True, "prior")
+    assert "returned_reason" not in answer
+
+
+def test_an_answer_has_exactly_the_documented_fields(client: TestClient) -> None:
+    answer = client.post("/recommend", json={"domain": "drama", "num_results": 100}).json()
+    assert set(answer) == {
+        "items",
+        "missing_ids",
+        "domain",
+        "request_id",
+        "bundle_version",
+        "catalog_version",
+        "exact",
+        "fallback",
+        "returned_reason",
+    }
+
+
+def test_the_defaults_are_ten_items_and_an_excluded_history(client: TestClient, model: FakeModel) -> None:
+    body = {"domain": "drama", "history": [{"item_id": "drama-0"}, {"item_id": "comedy-1", "domain": "comedy"}]}
+    answer = client.post("/recommend", json=body).json()
+    assert [item["item_id"] for item in answer["items"]] == [f"drama-{n}" for n in range(1, 6)]
+    assert answer["fallback"] is None
+    assert model.batches[-1] == [Query("drama", (("drama", "drama-0"), ("comedy", "comedy-1")), 10)]
+
+
+def test_every_field_reaches_the_recommender(client: TestClient, model: FakeModel) -> None:
+    body = {
+        "domain": "drama",
+        "history": [{"item_id": "drama-0"}],
+        "num_results": 3,
+        "exclude": ["drama-1"],
+        "exclude_history": False,
+        "beam_width": 50,
+    }
+    assert client.post("/recommend", json=body).status_code == 200
+    assert model.batches[-1] == [Query("drama", (("drama", "drama-0"),), 3, frozenset({"drama-1"}), False, 50)]
+
+
+def test_unknown_history_items_come_back_in_missing_ids(client: TestClient) -> None:
+    body = {
+        "domain": "drama",
+        "history": [{"item_id": "nope"}, {"item_id": "drama-0"}, {"item_id": "x", "domain": "y"}],
+    }
+    answer = client.post("/recommend", json=body).json()
+    assert (answer["missing_ids"], answer["fallback"]) == (["nope", "x"], None)
+
+
+def test_fewer_items_than_asked_for_come_with_a_reason(client: TestClient) -> None:
+    answer = client.post("/recommend", json={"domain": "comedy", "num_results": 4}).json()
+    assert len(answer["items"]) == 3
+    assert answer["returned_reason"] == "only 3 items are allowed"
+
+
+def test_an_item_without_a_title_has_no_title_field(client: TestClient) -> None:
+    client.post("/tokenize", json={"domain": "n", "items": [{"item_id": "a", "brand": "B"}], "register": True})
+    [item] = client.post("/recommend", json={"domain": "n", "num_results": 1}).json()["items"]
+    assert set(item) == {"item_id", "score", "rank", "sid"}
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"colour": 1}, "colour"),
+        ({"history": [{"item_id": "a", "when": 1}]}, "history.0.when"),
+        ({"history": [{"item_id": "a"}, {"item_id": 5}]}, "history.1.item_id"),
+        ({"history": "a"}, "history"),
+        ({"num_results": 0}, "num_results"),
+        ({"num_results": 101}, "num_results"),
+        ({"num_results": "10"}, "num_results"),
+        ({"num_results": True}, "num_results"),
+        ({"beam_width": 257}, "beam_width"),
+        ({"exclude": ["a"] * 4}, "exclude"),
+        ({"history": [{"item_id": "a"}] * 5}, "history"),
+        ({"domain": ""}, "domain"),
+        ({"domain": None}, "domain"),
+        ({"domain": "\ud800"}, "domain"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_path_of_its_field(
+    serve: Serve, change: dict[str, Any], field: str
+) -> None:
+    client = serve(max_history_items=4, max_exclude_items=3)
+    response = client.post("/recommend", content=json.dumps({"domain": "drama"} | change), headers=JSON)
+    assert response.status_code == 422
+    error = error_of(response)
+    assert (error["code"], error["field"], error["retryable"]) == ("invalid_request", field, False)
+
+
+def test_a_field_name_that_is_no_text_is_refused_in_the_one_shape(client: TestClient) -> None:
+    response = client.post("/recommend", content=b'{"domain": "drama", "\\ud800": 1}', headers=JSON)
+    assert response.status_code == 422
+    assert error_of(response)["code"] == "invalid_request"
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"domain": 1' + b"0" * 5000 + b"}"])
+def test_a_body_that_is_not_json_is_a_400(client: TestClient, body: bytes) -> None:
+    response = client.post("/recommend", content=body, headers=JSON)
+    assert response.status_code == 400
+    assert error_of(response)["code"] == "invalid_json"
+
+
+def test_json_that_is_not_declared_as_json_is_a_400_that_says_so(client: TestClient) -> None:
+    response = client.post("/recommend", content=b'{"domain": "drama"}', headers={"content-type": "text/plain"})
+    assert response.status_code == 400
+    assert "content-type: application/json" in error_of(response)["message"]
+
+
+@pytest.mark.parametrize("body", [b"null", b"[1]", b"7", b'"drama"'])
+def test_a_body_of_another_kind_of_json_is_a_422(client: TestClient, body: bytes) -> None:
+    response = client.post("/recommend", content=body, headers=JSON)
+    assert response.status_code == 422
+    assert error_of(response)["message"] == "expected a JSON object"
+
+
+def test_an_unknown_domain_is_a_404(client: TestClient, model: FakeModel) -> None:
+    response = client.post("/recommend", json={"domain": "cinema"})
+    assert response.status_code == 404
+    error = error_of(response)
+    assert (error["code"], error["field"]) == ("unknown_domain", "domain")
+    assert all(query.domain != "cinema" for batch in model.batches for query in batch)
+
+
+def test_a_batch_answers_row_by_row_and_bad_rows_do_not_fail_their_neighbours(client: TestClient) -> None:
+    rows = [
+        {"domain": "drama", "num_results": 1},
+        {"domain": "cinema"},
+        {"domain": "drama", "nonsense": 1},
+        7,
+        {"domain": "drama", "beam_width": 5000},
+        {"domain": "comedy", "num_results": 1},
+    ]
+    response = client.post("/recommend", json={"requests": rows})
+    assert response.status_code == 200
+    results = response.json()["results"]
+    assert [result["items"][0]["item_id"] if "items" in result else None for result in results] == [
+        "drama-0",
+        None,
+        None,
+        None,
+        None,
+        "comedy-0",
+    ]
+    errors = [result["error"] for result in results if "error" in result]
+    assert [error["code"] for error in errors] == ["unknown_domain"] + ["invalid_request"] * 3
+    assert [error.get("field") for error in errors] == ["domain", "nonsense", None, "beam_width"]
+    assert results[0]["request_id"] == response.headers["x-request-id"]
+
+
+def test_the_rows_of_a_batch_request_are_computed_together(client: TestClient, model: FakeModel) -> None:
+    client.post("/recommend", json={"requests": [{"domain": "drama"}, {"domain": "comedy"}]})
+    assert [query.domain for query in model.batches[-1]] == ["drama", "comedy"]
+
+
+def test_a_row_answers_as_it_does_alone(client: TestClient) -> None:
+    rows = [{"domain": "drama", "num_results": 3}, {"domain": "comedy", "exclude": ["comedy-0"]}]
+    headers = {"x-request-id": "same"}
+    together = client.post("/recommend", json={"requests": rows}, headers=headers).json()["results"]
+    assert together == [client.post("/recommend", json=row, headers=headers).json() for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"requests": []}, "requests"),
+        ({"requests": [{"domain": "drama"}] * 4}, "requests"),
+        ({"requests": [{"domain": "drama"}], "more": 1}, "more"),
+        ({"requests": {"domain": "drama"}}, "requests"),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_refused_as_a_whole(serve: Serve, body: dict[str, Any], field: str) -> None:
+    response = serve(max_rows=3).post("/recommend", json=body)
+    assert response.status_code == 422
+    assert error_of(response)["field"] == field
+
+
+def test_a_row_that_fails_by_a_defect_is_a_500_without_its_text_and_leaves_its_neighbours(
+    client: TestClient, model: FakeModel
+) -> None:
+    def fail(queries: Sequence[Query]) -> None:
+        if any(query.num_results == 7 for query in queries):
+            raise RuntimeError("secret detail")
+
+    model.before_recommend = fail
+    body = {"requests": [{"domain": "drama"}, {"domain": "drama", "num_results": 7}, {"domain": "comedy"}]}
+    response = client.post("/recommend", json=body)
+    first, second, third = response.json()["results"]
+    assert (len(first["items"]), len(third["items"])) == (6, 3)
+    assert (second["error"]["code"], second["error"]["retryable"]) == ("internal", False)
+    alone = client.post("/recommend", json={"domain": "drama", "num_results": 7})
+    assert alone.status_code == 500
+    assert "secret" not in response.text + alone.text
+    assert "Traceback" not in alone.text
+
+
+def test_a_domain_that_the_recommender_does_not_know_after_all_is_a_404(client: TestClient, model: FakeModel) -> None:
+    def refuse(queries: Sequence[Query]) -> None:
+        raise UnknownDomainError("there is no domain 'drama'")
+
+    model.before_recommend = refuse
+    assert error_of(client.post("/recommend", json={"domain": "drama"}))["code"] == "unknown_domain"
+
+
+def test_a_request_whose_deadline_passes_while_it_is_computed_is_a_504(serve: Serve, model: FakeModel) -> None:
+    client = serve(model, deadline_ms=50)
+    gate = Gate(model)
+    response = client.post("/recommend", json={"domain": "drama"})
+    gate.open()
+    assert response.status_code == 504
+    error = error_of(response)
+    assert (error["code"], error["retryable"]) == ("deadline_exceeded", True)
+
+
+def test_a_request_whose_deadline_passes_while_it_waits_is_never_computed(serve: Serve, model: FakeModel) -> None:
+    client = serve(model, deadline_ms=100)
+    gate = Gate(model)
+    holder = threading.Thread(target=client.post, args=("/recommend",), kwargs={"json": {"domain": "drama"}})
+    holder.start()
+    assert gate.entered.wait(20)
+    response = client.post("/recommend", json={"domain": "comedy"})
+    gate.open()
+    holder.join()
+    assert response.status_code == 504
+    model.before_recommend = lambda queries: None
+    assert client.post("/recommend", json={"domain": "drama", "num_results": 1}).status_code == 200
+    assert all(query.domain != "comedy" for batch in model.batches[2:] for query in batch)
+
+
+def test_a_full_queue_is_a_429_with_retry_after_while_what_was_accepted_goes_on(serve: Serve, model: FakeModel) -> None:
+    client = serve(model, max_queue=2, max_rows=2)
+    gate = Gate(model)
+    answers: list[int] = []
+
+    def ask() -> None:
+        answers.append(client.post("/recommend", json={"domain": "drama"}).status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    threads[0].start()
+    assert gate.entered.wait(20)
+    for thread in threads[1:]:
+        thread.start()
+    while 'sidera_queue_length{engine="recommend"} 2.0' not in client.get("/metrics").text:
+        time.sleep(0.01)
+    response = client.post("/recommend", json={"domain": "drama"})
+    assert client.get("/health/live").status_code == 200
+    gate.open()
+    for thread in threads:
+        thread.join()
+    assert response.status_code == 429
+    assert response.headers["retry-after"] == "1"
+    error = error_of(response)
+    assert (error["code"], error["retryable"]) == ("queue_full", True)
+    assert answers == [200, 200, 200]
