@@ -75,7 +75,8 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        return self.backbone.device
+        device: torch.device = self.backbone.device
+        return device
 
     @property
     def max_tokens(self) -> int:
@@ -178,8 +179,8 @@ class LanguageModel:
 
 def embedding_rows(backbone: PreTrainedModel) -> int:
     """How many tokens a backbone embeds."""
-    embedding: nn.Embedding = backbone.get_input_embeddings()
-    return embedding.num_embeddings
+    rows: int = backbone.get_input_embeddings().weight.shape[0]  # type: ignore[index, assignment]
+    return rows
 
 
 def code_logits(backbone: PreTrainedModel, vocabulary: Vocabulary, hidden_XD: Tensor, level: int) -> Tensor:
@@ -207,5 +208,5 @@ def load_backbone(folder: Path, device: torch.device | str = "cpu") -> PreTraine
         )
     except (OSError, ValueError, KeyError) as error:
         raise BackboneError(f"{folder}: no backbone can be loaded ({error}); give a causal model's folder") from error
-    backbone.to(torch.device(device))
+    nn.Module.to(backbone, device)
     return backbone

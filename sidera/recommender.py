@@ -11,7 +11,7 @@ import torch
 
 from sidera.beam_search import SearchBatch, SearchResult, beam_search
 from sidera.catalog import Catalog
-from sidera.errors import SearchError
+from sidera.errors import CatalogError, SearchError
 from sidera.language_model import LanguageModel
 from sidera.leaf_filter import LeafFilter
 from sidera.trie import TrieTables, tables_of
@@ -109,6 +109,26 @@ class Recommender:
     @property
     def catalog(self) -> Catalog:
         return self._serving.catalog
+
+    @property
+    def tables(self) -> TrieTables:
+        """The tries that serve, on the device."""
+        return self._serving.tables
+
+    def prompt(self, query: Query) -> list[int]:
+        """The tokens that the language model reads for a query."""
+        return self._understand(query).prompt
+
+    def leaf(self, domain: str, item_id: str) -> int:
+        """The leaf of an item in ``tables``.
+
+        Raises:
+            CatalogError: the catalog does not hold the item.
+        """
+        number = self.catalog.find(domain, item_id)
+        if number is None:
+            raise CatalogError(f"there is no item {item_id[:80]!r} in domain {domain!r}; register it first")
+        return self._serving.first_leaf[domain] + self.catalog.leaf(number)
 
     def prepare_catalog(self, catalog: Catalog) -> PreparedCatalog:
         """Lay a catalog's tries out on the device, beside the one that serves."""

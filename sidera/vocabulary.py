@@ -1,8 +1,8 @@
 """Which token stands for what: the rows that Sidera adds to a backbone's vocabulary.
 
 ``base`` rows of the backbone's own come first (none for a scratch backbone), then padding, ``<any_domain>``, 32 rows
-for domains (so that adding a domain never resizes anything), then one contiguous slice of codes a level, so that the output
-head of a level is a slice too.
+for domains (so that adding a domain never resizes anything), then one contiguous slice of codes a level, so that the
+output head of a level is a slice too.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,0 +1,133 @@
+"""The commands of `sidera` that make a bundle: ``data demo``, ``data check``, ``train``, ``evaluate``."""
+
+import json as json_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+data_app = typer.Typer(no_args_is_help=True, help="Get the demo data; check your own.")
+app.add_typer(data_app, name="data")
+
+_FLOORS_BEHIND = ("sidera", "popularity", "bigram", "content-kNN")
+_FIGURES = ("recall@5", "recall@10", "ndcg@5", "ndcg@10", "coverage@10")
+
+
+def _console() -> Console:
+    return Console(soft_wrap=True, highlight=False)
+
+
+@data_app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the domains go.")] = Path(".cache/demo/data"),
+) -> None:
+    """Get MovieLens-100K and lay it out as a folder a domain, with one domain held out beside them."""
+    from training.demo import prepare_demo_data
+
+    made = prepare_demo_data(out, out.parent / "downloads")
+    table = Table("domain", "users", "items", "events", title="Demo data" + (" (kept)" if made.reused else ""))
+    for name, domain in made.domains.items():
+        table.add_row(name, *(f"{count:,}" for count in (domain.users, domain.items, domain.events)))
+    console = _console()
+    console.print(table)
+    console.print(f"To train on: {made.folder}. Held out as a new domain: {made.new_folder}.")
+    console.print(f"Left out: {made.left_out_items} films without a known genre, {made.left_out_events} events.")
+
+
+@data_app.command()
+def check(
+    folder: Annotated[Path, typer.Argument(help="Holds one folder a domain.")],
+    domains: Annotated[str | None, typer.Option(help="Only these, as A,B.")] = None,
+    min_interactions: Annotated[int, typer.Option(min=0, help="Say what this limit would drop.")] = 0,
+) -> None:
+    """Check every row of a data folder and name the bad ones by file, line and reason."""
+    from training.data_check import check_folder
+
+    report = check_folder(folder, _names(domains), min_interactions)
+    console = _console()
+    columns = ("domain", "users", "items", "events", "repeated events", "events with positions for times")
+    table = Table(*columns, f"dropped by --min-interactions {min_interactions}", "rows refused", title=str(folder))
+    for domain in report.domains:
+        counts = (domain.users, domain.items, domain.events, domain.repeated_events, domain.position_events)
+        dropped = f"{domain.dropped_users:,} users, {domain.dropped_events:,} events"
+        table.add_row(domain.name, *(f"{count:,}" for count in counts), dropped, f"{domain.refused_rows:,}")
+    console.print(table)
+    for domain in report.domains:
+        for line in domain.refused:
+            console.print(line, markup=False)
+    if report.refused_rows:
+        console.print(f"{report.refused_rows:,} rows are refused; mend them, or training stops at the first one.")
+        raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="A YAML file such as configs/demo.yaml.")],
+    data: Annotated[Path | None, typer.Option(help="Holds one folder a domain; instead of the config's.")] = None,
+    domains: Annotated[str | None, typer.Option(help="Only these, as A,B; instead of the config's.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the bundle goes; instead of the config's.")] = None,
+) -> None:
+    """Train everything, evaluate it and write a bundle; stages that are done are kept."""
+    from training.config import load_config
+    from training.pipeline import train as run_pipeline
+
+    overrides = {"data": data and str(data), "domains": _names(domains), "out": out and str(out)}
+    settings = load_config(config, overrides)
+    console = _console()
+    manifest = run_pipeline(settings, lambda sentence: console.print(sentence, markup=False))
+    _print_report(console, dict(manifest.metrics))
+
+
+@app.command()
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
+    data: Annotated[Path, typer.Option(help="Holds one folder a domain.")],
+    json: Annotated[Path | None, typer.Option(help="Write the report here too.")] = None,
+) -> None:
+    """Score a bundle on the test events of a data folder, at item level, beside the floors."""
+    from training.bundle_evaluation import evaluate_bundle
+
+    report = evaluate_bundle(bundle, data)
+    console = _console()
+    _print_report(console, report)
+    if json is not None:
+        json.write_text(json_module.dumps(report, indent=1))
+        console.print(f"Written to {json}.", markup=False)
+
+
+def _names(domains: str | None) -> tuple[str, ...] | None:
+    return None if domains is None else tuple(name.strip() for name in domains.split(",") if name.strip())
+
+
+def _print_report(console: Console, report: dict[str, Any]) -> None:
+    table = Table(title=f"Item level, full ranking, {report['part']} part")
+    for column in ("domain", "targets", "ranker", *_FIGURES, "95 % of NDCG@10", "sidera's NDCG@10 minus it"):
+        table.add_column(column, justify="left" if column in ("domain", "ranker") else "right")
+    for name, part in {**report["domains"], "pooled": report["pooled"]}.items():
+        for ranker in _FLOORS_BEHIND:
+            figures = part["rankers"][ranker]
+            interval = figures.get("ndcg@10_interval")
+            difference = part["differences"].get(ranker)
+            table.add_row(
+                name if ranker == _FLOORS_BEHIND[0] else "",
+                f"{part['targets']:,}" if ranker == _FLOORS_BEHIND[0] else "",
+                ranker,
+                *(f"{figures[figure]:.4f}" if figure in figures else "" for figure in _FIGURES),
+                f"{interval[0]:.4f} .. {interval[1]:.4f}" if interval else "",
+                _difference(difference),
+                end_section=ranker == _FLOORS_BEHIND[-1],
+            )
+    console.print(table)
+    for name, part in report["domains"].items():
+        repeated = f"{part['repeated']} targets repeat an item of the history and count as misses"
+        console.print(f"{name}: {part['exact']:.1%} of the answers certified exact; {repeated}.", markup=False)
+
+
+def _difference(difference: dict[str, float] | None) -> str:
+    if difference is None:
+        return ""
+    interval = f"{difference['low']:+.4f} .. {difference['high']:+.4f}"
+    return f"{difference['mean']:+.4f} ({interval}, p {difference['p_value']:.3f})"

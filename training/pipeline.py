@@ -1,0 +1,144 @@
+"""The whole way of the data, stage by stage: vectors, tokenizer, language model, evaluation, bundle.
+
+Each stage is skipped when its inputs have not changed and resumes when it was interrupted; all of them lie in ``work``
+beside the bundle.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from sidera.bundle import open_bundle
+from sidera.catalog import Catalog, CatalogItem, create_catalog
+from sidera.embedding import TextEncoder, embedder_config
+from sidera.errors import BundleError
+from sidera.language_model import LanguageModel, load_backbone
+from sidera.manifest import Manifest
+from sidera.tokenizers import ItemTokenizer, load_tokenizer
+from sidera.vocabulary import Vocabulary
+from training.bundling import Trained, write_trained_bundle
+from training.config import TrainConfig
+from training.data import DomainData, read_dataset
+from training.errors import DataError
+from training.evaluation import evaluate
+from training.language_model import Phase
+from training.model_stages import adapter_stage, gamma_stage, universal_stage
+from training.run import Run
+from training.sequences import training_sequences
+from training.split import Part, split_events
+from training.stages import Stage, stage
+from training.tokenization import tokenize
+from training.vectors import item_vectors
+
+Vectors = Mapping[str, npt.NDArray[np.float32]]
+Sids = Mapping[str, npt.NDArray[np.int32]]
+
+
+def train(config: TrainConfig, say: Callable[[str], None]) -> Manifest:
+    """Run every stage that is not done, and write the bundle.
+
+    Args:
+        say: told in a sentence what each stage did.
+
+    Raises:
+        TrainingError, SideraError: what went wrong, where, and what to do.
+    """
+    out = Path(config.out)
+    dataset = read_dataset(Path(config.data), config.domains or None, config.min_interactions)
+    everything = {"config": config.digestible(), "data": dataset.digest, "out": str(out.absolute())}
+    with stage(out.parent / "work", "run", everything) as whole:
+        manifest = _whole_bundle(out) if whole.done else None
+        if manifest is not None:
+            say(f"everything kept: neither config nor data have changed since {out} was written")
+            return manifest
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+        run = Run(config, dataset, split_events(dataset), out.parent / "work", device, say)
+        return _run_stages(run, out)
+
+
+def _run_stages(run: Run, out: Path) -> Manifest:
+    events, domains = run.events, run.dataset.domains
+    if not (events.part_E == Part.TRAIN).any():
+        raise DataError(f"{run.config.data}: no user has 3 events in a domain, so nothing can be learned; add events")
+    run.say(f"data: {len(run.names)} domains, {len(run.dataset.users)} users, {len(events.user_E)} events")
+    encoder = TextEncoder(run.config.encoder, run.device)
+    vectors = {domain.name: item_vectors(domain, encoder, run.work / "vectors") for domain in domains}
+    run.say(f"vectors: {sum(map(len, vectors.values()))} items, {encoder.dim} dimensions")
+    tokenizer, sids, tokenized = _tokenizer_stage(run, vectors, encoder.digest)
+    vocabulary = Vocabulary(tokenizer.codebook_sizes, {name: row for row, name in enumerate(run.names)})
+    catalog = _catalog(domains, sids, tokenizer.codebook_sizes)
+    sequences = training_sequences(events, [sids[name] for name in run.names])
+    phase = Phase(sequences, vocabulary, run.names, run.config.language_model, run.config.seed)
+
+    universal = universal_stage(run, phase, catalog, tokenized)
+    adapters = {name: adapter_stage(run, phase, catalog, universal, row) for row, name in enumerate(run.names)}
+    gammas, weighed = gamma_stage(run, vocabulary, catalog, universal, adapters)
+    used = {name: made.folder / "adapter" for name, made in adapters.items() if gammas[name] > 0}
+    backbone = load_backbone(universal.folder / "backbone", run.device)
+    model = LanguageModel(backbone, vocabulary, used, gammas)
+
+    with stage(run.work, "evaluation", {"upstream": weighed.digest}) as evaluated:
+        path = evaluated.folder / "metrics.json"
+        if not evaluated.done:
+            recommender = run.recommender(model, catalog)
+            ordered = [vectors[name] for name in run.names]
+            report = evaluate(recommender, domains, events, ordered, Part.TEST, run.config.seed)
+            path.write_text(json.dumps(report, indent=1))
+        metrics = json.loads(path.read_text())
+    trained = Trained(
+        config=run.config,
+        tokenizer=tokenizer,
+        embedder=embedder_config(encoder),
+        backbone=universal.folder / "backbone",
+        adapters=used,
+        gammas=gammas,
+        catalog=catalog,
+        vectors={domain.name: (domain.item_ids, vectors[domain.name]) for domain in domains},
+        vocabulary=vocabulary,
+        metrics=metrics,
+        tokenization_report=tokenized.folder / "report",
+        lineage={"data": run.dataset.digest, "stages": evaluated.digest},
+        samples=run.samples(),
+    )
+    manifest = write_trained_bundle(out, trained)
+    run.say(f"bundle: {out}, version {manifest.bundle_version[:12]}")
+    return manifest
+
+
+def _tokenizer_stage(run: Run, vectors: Vectors, encoder_digest: str) -> tuple[ItemTokenizer, Sids, Stage]:
+    settings = run.config.tokenizer
+    inputs = {"settings": settings, "data": run.dataset.digest, "encoder": encoder_digest}
+    with stage(run.work, "tokenizer", inputs) as tokenized:
+        if not tokenized.done:
+            made = tokenize(vectors, settings, tokenized.folder)
+            for name, sids_NL in made.sids.items():
+                np.save(tokenized.folder / f"{name}.npy", sids_NL)
+        tokenizer = load_tokenizer(tokenized.folder / "tokenizer")
+        sids = {name: np.load(tokenized.folder / f"{name}.npy", allow_pickle=False) for name in run.names}
+    verb = "kept" if tokenized.done else "fitted"
+    run.say(f"tokenizer: {verb}, {tokenizer.method} with codebooks of {tokenizer.codebook_sizes}")
+    return tokenizer, sids, tokenized
+
+
+def _catalog(domains: Sequence[DomainData], sids: Sids, codebook_sizes: Sequence[int]) -> Catalog:
+    items = []
+    for domain in domains:
+        for item_id, fields, sid in zip(domain.item_ids, domain.fields, sids[domain.name].tolist(), strict=True):
+            title = fields.get("title")
+            other = {key: value for key, value in fields.items() if key not in ("item_id", "title")}
+            items.append(CatalogItem(domain.name, item_id, tuple(sid), None if title is None else str(title), other))
+    return create_catalog(items, codebook_sizes)
+
+
+def _whole_bundle(path: Path) -> Manifest | None:
+    """The manifest of the bundle at ``path``; None where there is none that can be read."""
+    try:
+        return open_bundle(path).manifest
+    except BundleError:
+        return None

@@ -1,0 +1,53 @@
+"""Stages that are skipped when their inputs have not changed, and resume when they were interrupted.
+
+Each stage has a folder; ``stage.json`` in it says from which inputs it was made and whether it is whole. Other inputs
+empty the folder; the same inputs keep what is there, so that a stage can go on from its own checkpoints.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sidera.files import write_atomically
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of this run.
+
+    Attributes:
+        folder: where its results lie.
+        digest: of its inputs; the input of the stages behind it.
+        done: whether the folder is whole already.
+    """
+
+    folder: Path
+    digest: str
+    done: bool
+
+
+@contextmanager
+def stage(root: Path, name: str, inputs: Mapping[str, Any]) -> Iterator[Stage]:
+    """A stage that is marked as whole when the block ends without an error.
+
+    Args:
+        inputs: all that its results depend on, as JSON.
+    """
+    folder = root / name
+    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+    record = folder / "stage.json"
+    known = json.loads(record.read_text()) if record.exists() else {}
+    if known.get("digest") != digest:
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        known = {"digest": digest, "done": False}
+        write_atomically(record, json.dumps(known).encode())
+    yield Stage(folder, digest, bool(known["done"]))
+    if not known["done"]:
+        write_atomically(record, json.dumps({"digest": digest, "done": True}).encode())
