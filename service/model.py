@@ -71,7 +71,7 @@ class BundleModel:
         self.samples: Sequence[object] = loaded.samples
         self.description = Description(
             bundle_version=loaded.manifest.bundle_version,
-            backbone=_backbone_name(loaded),
+            backbone=str(loaded.manifest.parts["language_model"]["backbone"]),
             tokenizer_method=loaded.tokenizer.method,
             tokenizer_digest=tokenizer_digest(loaded.tokenizer),
             encoder_digest=self._encoder.text_encoder.digest,
@@ -109,9 +109,3 @@ def load_model(bundle: Path, device: str) -> Model:
         return BundleModel(load_bundle(bundle, device))
     except SideraError as error:
         raise StartError(f"the bundle cannot be served: {error}") from error
-
-
-def _backbone_name(loaded: LoadedBundle) -> str:
-    config = loaded.manifest.config.get("language_model")
-    name = config.get("backbone") if isinstance(config, Mapping) else None
-    return str(name or loaded.recommender.model.backbone.config.model_type)

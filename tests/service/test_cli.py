@@ -159,3 +159,12 @@ def test_a_server_prints_its_address_and_a_line_to_try_once_it_is_ready(
     assert f"curl -s http://127.0.0.1:{port}/recommend" in printed
     assert '"domain": "drama"' in printed
     assert server.failure is None
+
+
+def test_an_answer_never_waits_for_the_clients_acknowledgement() -> None:
+    with cli._listen(settings(port=0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        served, _ = listener.accept()
+        assert served.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        client.close()
+        served.close()
