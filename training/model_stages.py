@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from sidera.catalog import Catalog
 from sidera.language_model import LanguageModel, load_backbone
+from sidera.progress_bars import no_progress_bars
 from sidera.vocabulary import Vocabulary
 from training.backbones import new_backbone
 from training.evaluation import mean_ndcg, query_of
@@ -35,7 +36,8 @@ def universal_stage(run: Run, phase: Phase, catalog: Catalog, upstream: Stage) -
             nn.Module.to(backbone, run.device)
             validate = _validation(run, phase.vocabulary, catalog, run.validation, "universal")
             report = train_universal(phase, backbone, validate, made.folder / "training")
-            backbone.save_pretrained(made.folder / "backbone")
+            with no_progress_bars():
+                backbone.save_pretrained(made.folder / "backbone")
             (made.folder / "backbone" / "generation_config.json").unlink(missing_ok=True)
             (made.folder / "training.json").write_text(json.dumps(asdict(report), indent=1))
             shutil.rmtree(made.folder / "training")
