@@ -118,6 +118,8 @@ class Catalog:
         number = self._added_number.get((domain, item_id))
         if number is not None:
             return number
+        if domain not in self.indexes or not _is_item_id(item_id):
+            return None
         number = self._stored.ids.get(_key(domain, item_id))
         return None if number is None else int(number)
 
@@ -125,12 +127,19 @@ class Catalog:
         """The leaf of an item in its domain's trie."""
         return int(self._leaf_of_number[number])
 
+    def name(self, number: int) -> tuple[str, str | None]:
+        """The item id and the title of an item: what an answer shows, without unpacking its fields."""
+        known = self._later(number)
+        if known is not None:
+            return known.item_id, known.title
+        _, _, item_id = self._stored.ids.restore_key(number).partition(_SEPARATOR)
+        return item_id, self._stored.table["title"][number].as_py()
+
     def item(self, number: int) -> CatalogItem:
         """The item with a number."""
-        if number in self._replaced:
-            return self._replaced[number]
-        if number >= len(self._stored.table):
-            return self._added[number - len(self._stored.table)]
+        known = self._later(number)
+        if known is not None:
+            return known
         domain, _, item_id = self._stored.ids.restore_key(number).partition(_SEPARATOR)
         return CatalogItem(
             domain,
@@ -142,8 +151,18 @@ class Catalog:
 
     def sid(self, domain: str, number: int) -> tuple[int, ...]:
         """The SID of an item of a domain."""
-        leaf = self._leaf_of_number[number]
-        return tuple(self.indexes[domain].trie.sids_of(np.array([leaf]))[0].tolist())
+        return self.sids_of(domain, [number])[0]
+
+    def sids_of(self, domain: str, numbers: Sequence[int]) -> list[tuple[int, ...]]:
+        """The SIDs of some items of a domain, looked up together."""
+        leaves_X = self._leaf_of_number[np.asarray(numbers, dtype=np.int64)]
+        return [tuple(sid) for sid in self.index(domain).trie.sids_of(leaves_X).tolist()]
+
+    def _later(self, number: int) -> CatalogItem | None:
+        """An item that was added or replaced after the bundle was written."""
+        if number >= len(self._stored.table):
+            return self._replaced.get(number, self._added[number - len(self._stored.table)])
+        return self._replaced.get(number)
 
     def sids(self, domain: str) -> IntArray:
         """All SIDs of a domain, in leaf order. Shape: int32[N, L]."""
@@ -166,6 +185,7 @@ class Catalog:
             number = numbers.get((item.domain, item.item_id)) if number is None else number
             if number is None:
                 check_domain_name(item.domain)
+                _check_item_id(item.item_id)
                 number = len(self._stored.table) + len(added)
                 numbers[item.domain, item.item_id] = number
                 new_numbers[item.domain].append(number)
@@ -177,11 +197,8 @@ class Catalog:
                 raise DuplicateItemError(f"item {item.item_id!r} of {item.domain!r} is given twice; give it once")
         indexes = dict(self.indexes)
         for domain, own_numbers in new_numbers.items():
-            sids = [added[number - len(self._stored.table)].sid for number in own_numbers]
-            if any(len(sid) != len(self.codebook_sizes) for sid in sids):
-                raise CatalogError(f"a new SID of {domain!r} has not {len(self.codebook_sizes)} codes; encode it again")
+            sids_NL = _sids([added[number - len(self._stored.table)] for number in own_numbers], self.codebook_sizes)
             known = indexes.get(domain)
-            sids_NL = np.array(sids, dtype=np.int32)
             numbers_N = np.array(own_numbers, dtype=np.int64)
             if known is not None:
                 sids_NL = np.concatenate([known.trie.sids(), sids_NL])
@@ -213,7 +230,7 @@ class Catalog:
             arrays = load_file(folder / f"{domain}.safetensors")
             trie = Trie.from_arrays(arrays, len(codebook_sizes))
             number_of_leaf = arrays["number_of_leaf"]
-            if len(number_of_leaf) != trie.num_leaves or number_of_leaf.max() >= len(table):
+            if not _are_numbers(number_of_leaf, trie.num_leaves, len(table)):
                 raise CatalogError(f"the trie of {domain!r} does not fit items.parquet; export the bundle again")
             indexes[domain] = DomainIndex(trie, number_of_leaf)
         return cls(version, codebook_sizes, indexes, _StoredItems(ids, table))
@@ -228,6 +245,9 @@ def create_catalog(items: Sequence[CatalogItem], codebook_sizes: Sequence[int], 
     """
     if not items:
         raise CatalogError("a catalog needs at least one item")
+    for item in items:
+        check_domain_name(item.domain)
+        _check_item_id(item.item_id)
     ids = marisa_trie.Trie([_key(item.domain, item.item_id) for item in items])
     if len(ids) != len(items):
         raise DuplicateItemError("an item id occurs twice in its domain; item ids are unique within a domain")
@@ -242,10 +262,10 @@ def create_catalog(items: Sequence[CatalogItem], codebook_sizes: Sequence[int], 
     )
     numbers_of: dict[str, list[int]] = defaultdict(list)
     for number, item in enumerate(by_number):
-        numbers_of[check_domain_name(item.domain)].append(number)
+        numbers_of[item.domain].append(number)
     indexes = {}
     for domain in dict.fromkeys(item.domain for item in items):
-        sids_NL = np.array([by_number[number].sid for number in numbers_of[domain]], dtype=np.int32)
+        sids_NL = _sids([by_number[number] for number in numbers_of[domain]], codebook_sizes)
         trie, order = build_trie(sids_NL, codebook_sizes)
         indexes[domain] = DomainIndex(trie, np.array(numbers_of[domain], dtype=np.int64)[order])
     return Catalog(version, codebook_sizes, indexes, _StoredItems(ids, table))
@@ -253,3 +273,32 @@ def create_catalog(items: Sequence[CatalogItem], codebook_sizes: Sequence[int], 
 
 def _key(domain: str, item_id: str) -> str:
     return f"{domain}{_SEPARATOR}{item_id}"
+
+
+def _is_item_id(item_id: str) -> bool:
+    """Whether the dictionary can hold it: it ends a key at U+0000, and stores UTF-8, which has no lone surrogates."""
+    if not item_id or "\0" in item_id:
+        return False
+    return item_id.isascii() or not any("\ud800" <= character <= "\udfff" for character in item_id)
+
+
+def _check_item_id(item_id: str) -> None:
+    if not _is_item_id(item_id):
+        raise CatalogError(f"item id {item_id[:80]!r} is not allowed; give text without U+0000 and lone surrogates")
+
+
+def _sids(items: Sequence[CatalogItem], codebook_sizes: Sequence[int]) -> npt.NDArray[np.int64]:
+    for item in items:
+        if len(item.sid) != len(codebook_sizes):
+            raise CatalogError(
+                f"item {item.item_id[:80]!r} of {item.domain!r} has a SID of {len(item.sid)} codes, not "
+                f"{len(codebook_sizes)}; encode it with this catalog's tokenizer"
+            )
+    return np.array([item.sid for item in items], dtype=np.int64)
+
+
+def _are_numbers(number_of_leaf: npt.NDArray[np.integer], num_leaves: int, num_items: int) -> bool:
+    """Whether each leaf stands for an item of its own."""
+    if len(number_of_leaf) != num_leaves or number_of_leaf.min() < 0 or number_of_leaf.max() >= num_items:
+        return False
+    return len(np.unique(number_of_leaf)) == num_leaves

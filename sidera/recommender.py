@@ -131,7 +131,14 @@ class Recommender:
         return self._serving.first_leaf[domain] + self.catalog.leaf(number)
 
     def prepare_catalog(self, catalog: Catalog) -> PreparedCatalog:
-        """Lay a catalog's tries out on the device, beside the one that serves."""
+        """Lay a catalog's tries out on the device, beside the one that serves.
+
+        Raises:
+            CatalogError: its SIDs are not of the model's codebooks.
+        """
+        sizes = self.model.vocabulary.codebook_sizes
+        if catalog.codebook_sizes != sizes:
+            raise CatalogError(f"the catalog has codebooks of {catalog.codebook_sizes} codes, the model of {sizes}")
         tries = [index.trie for index in catalog.indexes.values()]
         first_leaves = np.cumsum([0] + [trie.num_leaves for trie in tries]).tolist()
         return PreparedCatalog(
@@ -173,7 +180,7 @@ class Recommender:
                 missing.append((domain, item_id))
             else:
                 known.append((domain, number))
-        history = [(domain, catalog.sid(domain, number)) for domain, number in known[-self.max_history :]]
+        history = self._with_sids(known[-self.max_history :])
         excluded = [catalog.find(query.domain, item_id) for item_id in query.exclude]
         blocked = [number for number in excluded if number is not None]
         if query.exclude_history:
@@ -185,6 +192,14 @@ class Recommender:
             history_items=len(history),
             beams=max(query.beam_width or self.beam_width, query.num_results),
         )
+
+    def _with_sids(self, items: Sequence[tuple[str, int]]) -> list[tuple[str, tuple[int, ...]]]:
+        """(domain, item number) to (domain, SID), in the same order."""
+        sid_of = dict[int, tuple[int, ...]]()
+        for domain in {domain for domain, _ in items}:
+            numbers = [number for own, number in items if own == domain]
+            sid_of |= zip(numbers, self.catalog.sids_of(domain, numbers), strict=True)
+        return [(domain, sid_of[number]) for domain, number in items]
 
     def _search(self, queries: Sequence[Query], understood: Sequence[_Understood], beams: int) -> SearchResult:
         """Beam search for queries of one beam width."""
@@ -210,10 +225,11 @@ class Recommender:
         count = int(found.counts_B[row])
         leaves = (found.leaves_BK[row, :count].cpu() - self._serving.first_leaf[query.domain]).numpy()
         scores = found.scores_BK[row, :count].tolist()
+        sids_KL = index.trie.sids_of(leaves)
         items = []
-        for number, score in zip(index.number_of_leaf[leaves].tolist(), scores, strict=True):
-            item = self.catalog.item(number)
-            items.append(RecommendedItem(item.item_id, score, item.sid, item.title))
+        for number, score, sid in zip(index.number_of_leaf[leaves].tolist(), scores, sids_KL.tolist(), strict=True):
+            item_id, title = self.catalog.name(number)
+            items.append(RecommendedItem(item_id, score, tuple(sid), title))
         reason = None
         if count < query.num_results:
             reason = f"only {count} items of {query.domain!r} are allowed; {query.num_results} were asked for"
