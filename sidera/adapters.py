@@ -13,8 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from sidera.errors import BackboneError
@@ -59,7 +61,7 @@ class AdapterBank:
         BackboneError: a folder is no LoRA adapter of this backbone.
     """
 
-    def __init__(self, backbone: nn.Module, folders: Sequence[Path]) -> None:
+    def __init__(self, backbone: PreTrainedModel, folders: Sequence[Path]) -> None:
         self._layers: list[StackedLoRA] = []
         adapters = [_read_peft_folder(folder) for folder in folders]
         for name in sorted(set().union(*adapters)):
@@ -79,31 +81,39 @@ class AdapterBank:
 
 def _read_peft_folder(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
     """Per linear layer of the backbone: A (r, I) and B (O, r), the latter with alpha / r multiplied in."""
-    config = json.loads((folder / "adapter_config.json").read_text())
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text())
+        weights = load_file(folder / "adapter_model.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise BackboneError(f"{folder.name}: no adapter can be read ({error}); give a PEFT folder") from error
     unsupported = [key for key in ("use_dora", "alora_invocation_tokens", "modules_to_save") if config.get(key)]
     unsupported += [key for key in ("rank_pattern", "alpha_pattern") if config.get(key)]
     if config.get("peft_type") != "LORA" or unsupported:
         raise BackboneError(f"{folder.name} is not a plain LoRA adapter ({unsupported}); export it with plain LoRA")
     rank = config["r"]
     scale = config["lora_alpha"] / (rank**0.5 if config.get("use_rslora") else rank)
-    weights = load_file(folder / "adapter_model.safetensors")
     layers = {}
     for name, down in weights.items():
         if name.endswith(".lora_A.weight"):
             layer = name.removeprefix(_PEFT_PREFIX).removesuffix(".lora_A.weight")
-            layers[layer] = (down, weights[name.replace(".lora_A.", ".lora_B.")] * scale)
+            up = weights.get(name.replace(".lora_A.", ".lora_B."))
+            if up is None or down.shape[0] != rank or up.shape[1] != rank:
+                raise BackboneError(f"{folder.name}: layer {layer!r} has no matrices of rank {rank}; export it again")
+            layers[layer] = (down, up * scale)
     if 2 * len(layers) != len(weights):
         raise BackboneError(f"{folder.name} holds more than LoRA matrices; export it without further trained modules")
     return layers
 
 
 def _stack(
-    backbone: nn.Module, name: str, adapters: Sequence[dict[str, tuple[Tensor, Tensor]]], folders: Sequence[Path]
+    backbone: PreTrainedModel, name: str, adapters: Sequence[dict[str, tuple[Tensor, Tensor]]], folders: Sequence[Path]
 ) -> StackedLoRA:
     try:
         linear = backbone.get_submodule(name)
     except AttributeError:
         raise BackboneError(f"adapter layer {name!r} is not in this backbone; use the adapter's own one") from None
+    if linear is backbone.get_output_embeddings():
+        raise BackboneError(f"adapter layer {name!r} is the output head; train adapters of the layers before it")
     if isinstance(linear, Conv1D):
         size_in, size_out = linear.weight.shape
     elif isinstance(linear, nn.Linear):

@@ -12,6 +12,7 @@ first.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +54,8 @@ class LanguageModel:
         gammas: the domain distribution's share in the mixture, 0..1, of each domain that has an adapter.
 
     Raises:
-        BackboneError: the embedding has fewer rows than the vocabulary, or an adapter does not fit.
+        BackboneError: the embedding has fewer rows than the vocabulary, an adapter does not fit, or a gamma is outside
+            0..1.
     """
 
     def __init__(
@@ -69,6 +71,9 @@ class LanguageModel:
             raise BackboneError(f"the backbone embeds {rows} tokens, the codes need {vocabulary.size}; resize it first")
         self.vocabulary = vocabulary
         self.gammas = {domain: (gammas or {}).get(domain, 0.0) for domain in adapters}
+        for domain, gamma in self.gammas.items():
+            if not 0.0 <= gamma <= 1.0:
+                raise BackboneError(f"gamma of {domain!r} is {gamma}; a share lies in 0..1")
         self.adapter_index = {domain: index for index, domain in enumerate(adapters)}
         self._bank = AdapterBank(backbone, list(adapters.values())) if adapters else None
         self.backbone = backbone.eval()
@@ -81,8 +86,16 @@ class LanguageModel:
 
     @property
     def max_tokens(self) -> int:
-        """The longest sequence that the backbone can read."""
-        return int(self.backbone.config.get_text_config().max_position_embeddings)
+        """The longest sequence that the backbone can read.
+
+        Raises:
+            BackboneError: it has neither rotary nor learned positions.
+        """
+        longest = getattr(self.backbone.config.get_text_config(), "max_position_embeddings", None)
+        if longest is None:
+            name = type(self.backbone).__name__
+            raise BackboneError(f"{name} has no positions of its own; use one with rotary or learned positions")
+        return int(longest)
 
     def prompt(self, history: Sequence[tuple[str, Sequence[int]]], target_domain: str) -> list[int]:
         """``domain sid domain sid ... domain``: a history of (domain, SID), then the target's domain."""
@@ -201,14 +214,22 @@ def load_backbone(folder: Path, device: torch.device | str = "cpu") -> PreTraine
     """Load a Hugging Face causal model from a folder: safetensors only, none of its code or sampling settings.
 
     Raises:
-        BackboneError: the folder holds no causal model that ``transformers`` knows.
+        BackboneError: the folder holds no causal model that ``transformers`` knows, or not all of its weights.
     """
     try:
         with no_progress_bars():
-            backbone: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-                folder, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False, dtype="auto"
+            loading: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                attn_implementation="sdpa",
+                use_safetensors=True,
+                trust_remote_code=False,
+                dtype="auto",
+                output_loading_info=True,
             )
     except (OSError, ValueError, KeyError) as error:
         raise BackboneError(f"{folder}: no backbone can be loaded ({error}); give a causal model's folder") from error
+    backbone: PreTrainedModel = loading[0]
+    if missing := loading[1]["missing_keys"]:
+        raise BackboneError(f"{folder}: the weights lack {min(missing)}; export the backbone again")
     nn.Module.to(backbone, device)
     return backbone

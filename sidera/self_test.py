@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from sidera.beam_search import SearchBatch, beam_search
-from sidera.errors import BackboneError
+from sidera.errors import BackboneError, SearchError
 from sidera.item_scores import item_log_mass
 from sidera.language_model import LanguageModel
 from sidera.trie import build_trie, tables_of
@@ -34,26 +34,37 @@ def check_backbone(model: LanguageModel, max_history_items: int) -> None:
             f"{name} reads {model.max_tokens} tokens, a history of {max_history_items} items needs {longest}; "
             "set a smaller max_history"
         )
-    sliding = "sliding_attention" in (getattr(config, "layer_types", None) or [])
-    if sliding and config.sliding_window is not None and config.sliding_window < longest:
+    layer_types = set(getattr(config, "layer_types", None) or ())
+    if layer_types - {"full_attention", "sliding_attention"}:
+        raise BackboneError(f"{name} has layers of {sorted(layer_types)}; use a full-attention causal model")
+    window = getattr(config, "sliding_window", None)
+    if window is not None and window < longest and layer_types != {"full_attention"}:
         raise BackboneError(
-            f"{name} attends to a window of {config.sliding_window} tokens, a history of {max_history_items} items "
+            f"{name} attends to a window of {window} tokens, a history of {max_history_items} items "
             f"needs {longest}; set a smaller max_history"
         )
     tolerance = _TOLERANCE.get(model.backbone.dtype, _LOW_PRECISION_TOLERANCE)
     domains = [next(iter(model.adapter_index), "unseen"), "unseen"]
-    for level_logits_match in (_slices_match(model, tolerance), _trees_match(model, domains, tolerance)):
-        if not level_logits_match:
-            raise BackboneError(
-                f"{name} gives other scores when it decodes a tree than when it reads plain sequences; "
-                "use a full-attention causal model with rotary or learned positions"
-            )
+    advice = "use a full-attention causal model with rotary or learned positions"
+    try:
+        right = _slices_match(model, tolerance) and _trees_match(model, domains, min(3, max_history_items), tolerance)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        raise BackboneError(f"{name} cannot decode a tree ({error}); {advice}") from error
+    except SearchError as error:
+        raise BackboneError(f"{name}: {error}") from error
+    if not right:
+        raise BackboneError(
+            f"{name} gives other scores when it decodes a tree than when it reads plain sequences; {advice}"
+        )
 
 
 def _slices_match(model: LanguageModel, tolerance: float) -> bool:
     """Whether the slice of the head gives the logits that the whole model gives."""
     vocabulary = model.vocabulary
-    tokens_BP = torch.arange(vocabulary.base, vocabulary.size, device=model.device)[None, :16]
+    longest = min(16, model.max_tokens)
+    tokens_BP = torch.arange(vocabulary.base, vocabulary.size, device=model.device)[None, :longest]
     with torch.no_grad():
         whole_BPW = model.backbone(input_ids=tokens_BP).logits.float()
     hidden_MBPD = model.read(tokens_BP, None)
@@ -66,13 +77,13 @@ def _slices_match(model: LanguageModel, tolerance: float) -> bool:
     return True
 
 
-def _trees_match(model: LanguageModel, domains: list[str], tolerance: float) -> bool:
+def _trees_match(model: LanguageModel, domains: list[str], history_items: int, tolerance: float) -> bool:
     vocabulary = model.vocabulary
     choices = [sorted({0, size // 2, size - 1}) for size in vocabulary.codebook_sizes]
     sids_NL = np.array(list(itertools.islice(itertools.product(*choices), 0, 200, 2)))
     trie, _ = build_trie(sids_NL, vocabulary.codebook_sizes)
     tables = tables_of([trie], model.device)
-    histories = [[(domains[0], tuple(sid)) for sid in sids_NL[:3].tolist()], []]
+    histories = [[(domains[0], tuple(sid)) for sid in sids_NL[:history_items].tolist()], []]
     prompts = [model.prompt(history, domain) for history, domain in zip(histories, domains, strict=True)]
     longest = max(map(len, prompts))
     tokens_BP = torch.full((2, longest), vocabulary.pad)
