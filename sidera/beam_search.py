@@ -100,6 +100,7 @@ def beam_search(model: LanguageModel, tables: TrieTables, batch: SearchBatch, be
     """
     if beam_width < max(1, int(batch.num_results_B.max())):
         raise SearchError(f"beam_width {beam_width} is below the results asked for; use at least as many beams")
+    beam_width = min(beam_width, tables.num_leaves)
     num, size = batch.log_weights_MB.shape
     device = batch.tokens_BP.device
     hidden_MBD, history = model.prefill(batch.tokens_BP, batch.lengths_B, batch.adapters_B)

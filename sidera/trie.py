@@ -85,11 +85,15 @@ class Trie:
             whole = len(first_child) == nodes + 1 and first_child[0] == 0 and first_child[-1] == len(codes)
             if not whole or np.any(np.diff(first_child) < 1):
                 raise CatalogError("the stored trie's levels do not fit together; export the bundle again")
+            begins_N = np.zeros(len(codes), dtype=bool)
+            begins_N[first_child[:-1]] = True
+            if np.any(codes < 0) or np.any((np.diff(codes) < 1) & ~begins_N[1:]):
+                raise CatalogError("the stored trie's codes do not increase below a node; export the bundle again")
             nodes = len(codes)
         return trie
 
 
-def build_trie(sids_NL: IntArray, codebook_sizes: Sequence[int]) -> tuple[Trie, npt.NDArray[np.int64]]:
+def build_trie(sids_NL: npt.NDArray[np.integer], codebook_sizes: Sequence[int]) -> tuple[Trie, npt.NDArray[np.int64]]:
     """Sort SIDs into a trie.
 
     Args:
@@ -103,7 +107,7 @@ def build_trie(sids_NL: IntArray, codebook_sizes: Sequence[int]) -> tuple[Trie, 
         CatalogError: no items, another number of codes than levels, or a code that its level does not have.
         DuplicateItemError: two rows hold the same SID.
     """
-    sids_NL = np.asarray(sids_NL, dtype=np.int32)
+    sids_NL = np.asarray(sids_NL)
     num_levels = len(codebook_sizes)
     if sids_NL.ndim != 2 or sids_NL.shape[1] != num_levels:
         raise CatalogError(f"SIDs of shape {sids_NL.shape} do not fit {num_levels} levels; give one code a level")
@@ -117,7 +121,7 @@ def build_trie(sids_NL: IntArray, codebook_sizes: Sequence[int]) -> tuple[Trie, 
             "encode the item with this catalog's tokenizer"
         )
     order = np.lexsort(sids_NL.T[::-1])
-    sorted_NL = sids_NL[order]
+    sorted_NL: IntArray = sids_NL[order].astype(np.int32)
     differs_NL = np.ones_like(sorted_NL, dtype=bool)
     differs_NL[1:] = sorted_NL[1:] != sorted_NL[:-1]
     starts_node_NL = np.logical_or.accumulate(differs_NL, axis=1)
