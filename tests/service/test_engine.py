@@ -180,6 +180,30 @@ def test_a_question_that_fails_does_not_fail_its_neighbours(build: Build, double
     assert engine.alive
 
 
+def test_a_question_that_expires_while_its_batch_fails_is_not_computed_again(
+    build: Build, doubler: Doubler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = build()
+    hold(engine, doubler)
+    [late] = engine.submit([1], 100.0 + time.monotonic())
+    [bad] = engine.submit([13], math.inf)
+    inner = doubler.__call__
+
+    def slow(questions: Sequence[int]) -> list[int]:
+        if list(questions) == [1, 13]:
+            now = time.monotonic()
+            monkeypatch.setattr(time, "monotonic", lambda: now + 1000.0)
+        return inner(questions)
+
+    engine._answer = slow
+    doubler.go.set()
+    with pytest.raises(ValueError, match="13"):
+        bad.result(20)
+    with pytest.raises(DeadlineError):
+        late.result(20)
+    assert doubler.seen == [[0], [1, 13], [13]]
+
+
 def test_too_few_answers_fail_the_questions_and_not_the_loop(recorder: Recorder) -> None:
     engine: Engine[int, int] = Engine("test", lambda questions: [], max_queue=9, max_batch=4, observer=recorder)
     engine.start()

@@ -215,6 +215,15 @@ def test_a_registered_item_without_room_under_the_next_bundle_is_left_out_with_a
     assert world.start().catalog.find("drama", "x") is not None
 
 
+def test_the_version_never_goes_back_even_if_nothing_that_is_registered_fits(world: World) -> None:
+    live = world.start()
+    for n in range(3):
+        live.register("drama", [new(f"n{n}")])
+    full = world.start(FakeModel([film(n) for n in range(16)], tokenizer="tokenizer-b"))
+    full.register("western", [new("w")])
+    assert full.catalog.version > live.catalog.version
+
+
 def test_no_more_domains_are_created_than_allowed(world: World) -> None:
     live = world.start(max_domains=3)
     live.register("western", [new("w")])
