@@ -27,6 +27,19 @@ PRESETS = {
 """The backbones named ``scratch:<preset>``; about 0.6 and 5 million weights beside the embedding."""
 
 
+def shape_of(name: str) -> Shape:
+    """The shape of a backbone named ``scratch:<preset>``.
+
+    Raises:
+        ConfigError: there is no such preset.
+    """
+    preset = PRESETS.get(name.removeprefix(_SCRATCH))
+    if not name.startswith(_SCRATCH) or preset is None:
+        known = ", ".join(_SCRATCH + preset for preset in PRESETS)
+        raise ConfigError(f"language_model.backbone: {name!r} is not known; use one of {known}")
+    return preset
+
+
 def new_backbone(name: str, vocabulary: Vocabulary, max_tokens: int, dropout: float) -> PreTrainedModel:
     """A backbone with random weights; embedding and output head share theirs.
 
@@ -38,10 +51,7 @@ def new_backbone(name: str, vocabulary: Vocabulary, max_tokens: int, dropout: fl
     Raises:
         ConfigError: there is no such preset.
     """
-    preset = PRESETS.get(name.removeprefix(_SCRATCH))
-    if not name.startswith(_SCRATCH) or preset is None:
-        known = ", ".join(_SCRATCH + preset for preset in PRESETS)
-        raise ConfigError(f"language_model.backbone: {name!r} is not known; use one of {known}")
+    preset = shape_of(name)
     config = Qwen2Config(
         vocab_size=vocabulary.size,
         hidden_size=preset.width,

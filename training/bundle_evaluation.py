@@ -23,7 +23,9 @@ def evaluate_bundle(path: Path, data: Path, device: str = "auto") -> dict[str, A
     """
     loaded = load_bundle(path, device)
     catalog = loaded.recommender.catalog
-    shared = sorted(entry.name for entry in data.iterdir() if entry.name in catalog.domains) if data.is_dir() else []
+    # In the order of training, because the order of domains settles ties of time.
+    in_order = sorted(loaded.manifest.domains, key=lambda name: loaded.manifest.domains[name].token)
+    shared = [name for name in in_order if (data / name).is_dir()]
     if not shared:
         raise DataError(f"{data}: no folder is named as one of the bundle's domains, {', '.join(catalog.domains)}")
     dataset = read_dataset(data, shared, int(loaded.manifest.config["min_interactions"]))

@@ -113,11 +113,17 @@ def _write_json(path: Path, document: object) -> None:
 
 def _commit() -> str | None:
     """The commit of the code that trained, where it runs from a checkout."""
-    asked = subprocess.run(
-        ["git", "rev-parse", "HEAD"],  # noqa: S607
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    checkout = Path(__file__).parents[1]
+    if not (checkout / ".git").exists():
+        return None
+    try:
+        asked = subprocess.run(
+            ["git", "rev-parse", "HEAD"],  # noqa: S607
+            cwd=checkout,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:  # no git on this machine
+        return None
     return asked.stdout.strip() or None

@@ -90,6 +90,8 @@ def evaluate(
     """Score a bundle on the test events of a data folder, at item level, beside the floors."""
     from training.bundle_evaluation import evaluate_bundle
 
+    if json is not None:
+        json.parent.mkdir(parents=True, exist_ok=True)
     report = evaluate_bundle(bundle, data)
     console = _console()
     _print_report(console, report)
@@ -99,7 +101,12 @@ def evaluate(
 
 
 def _names(domains: str | None) -> tuple[str, ...] | None:
-    return None if domains is None else tuple(name.strip() for name in domains.split(",") if name.strip())
+    if domains is None:
+        return None
+    names = tuple(name.strip() for name in domains.split(",") if name.strip())
+    if not names:
+        raise typer.BadParameter("name at least one domain, or leave --domains out")
+    return names
 
 
 def _print_report(console: Console, report: dict[str, Any]) -> None:

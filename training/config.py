@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -11,21 +12,33 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from sidera.embedding import EncoderSpec
+from training.backbones import shape_of
 from training.errors import ConfigError
+from training.tokenizers import read_config
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
 
+class _RangeError(ConfigError, ValueError):
+    """A value out of its range. pydantic adds the section to every ``ValueError``."""
+
+
 def _positive(section: object, *names: str) -> None:
     for name in names:
-        if not getattr(section, name) > 0:
-            raise ConfigError(f"{name} is {getattr(section, name)}; set a value above 0")
+        if not 0 < getattr(section, name) < math.inf:
+            raise _RangeError(f"{name} is {getattr(section, name)}; set a value above 0")
+
+
+def _not_negative(section: object, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(section, name) < math.inf:
+            raise _RangeError(f"{name} is {getattr(section, name)}; set 0 or a value above it")
 
 
 def _share(section: object, *names: str) -> None:
     for name in names:
         if not 0 <= getattr(section, name) <= 1:
-            raise ConfigError(f"{name} is {getattr(section, name)}; set a share from 0 to 1")
+            raise _RangeError(f"{name} is {getattr(section, name)}; set a share from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -53,6 +66,7 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "epochs", "learning_rate", "batch_tokens", "clip_norm", "patience", "checkpoint_steps")
+        _not_negative(self, "weight_decay")
         _share(self, "warmup_share")
 
 
@@ -101,6 +115,7 @@ class LanguageModelConfig:
     def __post_init__(self) -> None:
         _positive(self, "max_history", "beam_width", "validation_targets")
         _share(self, "any_domain_probability", "dropout", "label_smoothing")
+        shape_of(self.backbone)
 
 
 @dataclass(frozen=True)
@@ -129,6 +144,10 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 0
 
+    def __post_init__(self) -> None:
+        _not_negative(self, "min_interactions", "seed", "threads")
+        read_config(self.tokenizer)
+
     def digestible(self) -> dict[str, Any]:
         """The config as JSON, without what changes no result."""
         document = asdict(self)
@@ -151,7 +170,7 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Train
         raise ConfigError(f"{path}: the config is no mapping of keys; see configs/demo.yaml for one")
     document |= {key: value for key, value in (overrides or {}).items() if value is not None}
     try:
-        return TypeAdapter(TrainConfig).validate_json(json.dumps(document))
+        return TypeAdapter(TrainConfig).validate_json(json.dumps(document, default=str))
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(f"{path}: {_sentence(first)}") from error
@@ -169,6 +188,10 @@ def _sentence(error: Mapping[str, Any]) -> str:
         return f"{where}: unknown key; {hint}"
     if error["type"] == "missing":
         return f"{where}: missing; set it"
+    if error["type"] == "value_error":
+        return f"{where}: {error['ctx']['error']}".removeprefix(": ")
+    if error["type"] == "float_type" and isinstance(error["input"], str):
+        return f"{where}: {error['input']!r} is text in YAML; write a number such as 0.001 or 1.0e-3"
     return f"{where}: {error['msg']}; it is {error['input']!r}"
 
 

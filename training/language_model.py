@@ -8,6 +8,7 @@ most likely.
 Shapes: B sequences, W items of a window, L levels, D hidden width, V codes of a level, M distributions.
 """
 
+import json
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -158,12 +159,21 @@ def train_adapter(
         phase.seed,
         folder,
     )
-    adapted.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
-    (folder / "adapter" / "README.md").unlink(missing_ok=True)
+    _save_adapter(adapted, folder / "adapter")
     adapted.unload()
     for weight in backbone.parameters():
         weight.requires_grad_(True)
     return report
+
+
+def _save_adapter(adapted: peft.PeftModel, folder: Path) -> None:
+    """Write the PEFT folder: without a place on this machine, and the same bytes for the same weights."""
+    adapted.save_pretrained(str(folder), save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)
+    path = folder / "adapter_config.json"
+    settings = json.loads(path.read_text())
+    settings |= {"base_model_name_or_path": None, "target_modules": sorted(settings["target_modules"])}
+    path.write_text(json.dumps(settings, indent=2, sort_keys=True))
 
 
 def _check_trainable(backbone: nn.Module, rank: int, domain: str) -> None:

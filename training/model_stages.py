@@ -75,6 +75,8 @@ def gamma_stage(
             recommender = run.recommender(model, catalog)
             gammas, likelihoods = {}, {}
             for domain, name in enumerate(run.names):
+                if name not in adapters:  # nobody has a target there: no adapter could be trained
+                    continue
                 own = run.validation_of(domain)
                 prompts = [recommender.prompt(query_of(target, run.dataset.domains)) for target in own]
                 item_ids = run.dataset.domains[domain].item_ids

@@ -17,13 +17,13 @@ from sidera.catalog import Catalog, CatalogItem, create_catalog
 from sidera.embedding import TextEncoder, embedder_config
 from sidera.errors import BundleError
 from sidera.language_model import LanguageModel, load_backbone
-from sidera.manifest import Manifest
+from sidera.manifest import MANIFEST_NAME, Manifest
 from sidera.tokenizers import ItemTokenizer, load_tokenizer
 from sidera.vocabulary import Vocabulary
 from training.bundling import Trained, write_trained_bundle
 from training.config import TrainConfig
 from training.data import DomainData, read_dataset
-from training.errors import DataError
+from training.errors import ConfigError, DataError
 from training.evaluation import evaluate
 from training.language_model import Phase
 from training.model_stages import adapter_stage, gamma_stage, universal_stage
@@ -48,6 +48,7 @@ def train(config: TrainConfig, say: Callable[[str], None]) -> Manifest:
         TrainingError, SideraError: what went wrong, where, and what to do.
     """
     out = Path(config.out)
+    _check_place(out)
     dataset = read_dataset(Path(config.data), config.domains or None, config.min_interactions)
     everything = {"config": config.digestible(), "data": dataset.digest, "out": str(out.absolute())}
     with stage(out.parent / "work", "run", everything) as whole:
@@ -77,7 +78,11 @@ def _run_stages(run: Run, out: Path) -> Manifest:
     phase = Phase(sequences, vocabulary, run.names, run.config.language_model, run.config.seed)
 
     universal = universal_stage(run, phase, catalog, tokenized)
-    adapters = {name: adapter_stage(run, phase, catalog, universal, row) for row, name in enumerate(run.names)}
+    adapters = {
+        name: adapter_stage(run, phase, catalog, universal, row)
+        for row, name in enumerate(run.names)
+        if run.validation_of(row)
+    }
     gammas, weighed = gamma_stage(run, vocabulary, catalog, universal, adapters)
     used = {name: made.folder / "adapter" for name, made in adapters.items() if gammas[name] > 0}
     backbone = load_backbone(universal.folder / "backbone", run.device)
@@ -134,6 +139,14 @@ def _catalog(domains: Sequence[DomainData], sids: Sids, codebook_sizes: Sequence
             other = {key: value for key, value in fields.items() if key not in ("item_id", "title")}
             items.append(CatalogItem(domain.name, item_id, tuple(sid), None if title is None else str(title), other))
     return create_catalog(items, codebook_sizes)
+
+
+def _check_place(out: Path) -> None:
+    """Refuse now what the last stage would refuse: a place where something else lies."""
+    if out.name == "work":
+        raise ConfigError(f"out: {out} is where the stages of a run lie; choose another name for the bundle")
+    if out.exists() and not (out.is_dir() and ((out / MANIFEST_NAME).exists() or not any(out.iterdir()))):
+        raise ConfigError(f"out: {out} exists and is not a bundle; choose another place for the bundle, or remove it")
 
 
 def _whole_bundle(path: Path) -> Manifest | None:

@@ -43,6 +43,7 @@ def stage(root: Path, name: str, inputs: Mapping[str, Any]) -> Iterator[Stage]:
     record = folder / "stage.json"
     known = json.loads(record.read_text()) if record.exists() else {}
     if known.get("digest") != digest:
+        record.unlink(missing_ok=True)  # first: a folder that is half emptied must never count as whole
         if folder.exists():
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
