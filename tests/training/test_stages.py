@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-import training.stages
 from training.stages import stage
 
 
@@ -45,9 +44,13 @@ def test_stages_of_the_same_inputs_have_one_digest_and_of_others_another(tmp_pat
 
 
 def test_a_stage_that_was_interrupted_finds_what_it_left(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), stage(tmp_path, "vectors", {"data": 1}) as made:
-        (made.folder / "checkpoint").write_text("half")
-        raise KeyboardInterrupt
+    def interrupted() -> None:
+        with stage(tmp_path, "vectors", {"data": 1}) as made:
+            (made.folder / "checkpoint").write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     with stage(tmp_path, "vectors", {"data": 1}) as made:
         assert not made.done
         assert (made.folder / "checkpoint").read_text() == "half"
@@ -65,7 +68,7 @@ def test_a_folder_that_was_half_emptied_for_other_inputs_never_counts_as_whole(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(training.stages.shutil, "rmtree", killed)
+        patched.setattr("training.stages.shutil.rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
             finish(tmp_path, {"data": 2})
     assert not finish(tmp_path, {"data": 1}, "again")
