@@ -30,7 +30,8 @@ from training.loop import LoopReport, train_loop
 from training.progress import track
 from training.sequences import SequenceBatch, TrainingSequences, epoch_batches
 
-_GAMMAS = torch.linspace(0, 1, 21)
+_GAMMAS = torch.arange(21, dtype=torch.float64) / 20
+_SAME_LIKELIHOOD = 1e-6
 _SCORED_AT_ONCE = 64
 
 
@@ -199,7 +200,8 @@ def choose_gamma(
         leaves: the leaf of each target.
 
     Returns:
-        The share, one of 0, 0.05, ... 1, and the mean log-probability of a target with each of these.
+        The share, one of 0, 0.05, ... 1, the least of those that are equally likely; and the mean log-probability of a
+        target with each of these.
     """
     adapter = model.adapter_index[domain]
     masses = []
@@ -210,6 +212,7 @@ def choose_gamma(
             masses.append(item_log_mass(model, tables, chunk, leaves_B, torch.full_like(leaves_B, adapter)))
             advance(len(chunk))
     log_mass_MX = torch.cat(masses, dim=1).cpu().double()
-    log_weights_GM = torch.stack([torch.log1p(-_GAMMAS), torch.log(_GAMMAS)], dim=1).double()
+    log_weights_GM = torch.stack([torch.log1p(-_GAMMAS), torch.log(_GAMMAS)], dim=1)
     mean_G = torch.logsumexp(log_weights_GM[..., None] + log_mass_MX, dim=1).mean(dim=1)
-    return float(_GAMMAS[mean_G.argmax()]), tuple(mean_G.tolist())
+    least = int((mean_G >= mean_G.max() - _SAME_LIKELIHOOD).nonzero()[0])
+    return float(_GAMMAS[least]), tuple(mean_G.tolist())
