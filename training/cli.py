@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -12,7 +13,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 data_app = typer.Typer(no_args_is_help=True, help="Get the demo data; check your own.")
 app.add_typer(data_app, name="data")
 
-_FLOORS_BEHIND = ("sidera", "popularity", "bigram", "content-kNN")
+_RANKERS = ("sidera", "popularity", "bigram", "content-kNN")
 _FIGURES = ("recall@5", "recall@10", "ndcg@5", "ndcg@10", "coverage@10")
 
 
@@ -110,31 +111,37 @@ def _names(domains: str | None) -> tuple[str, ...] | None:
 
 
 def _print_report(console: Console, report: dict[str, Any]) -> None:
-    table = Table(title=f"Item level, full ranking, {report['part']} part")
-    for column in ("domain", "targets", "ranker", *_FIGURES, "95 % of NDCG@10", "sidera's NDCG@10 minus it"):
-        table.add_column(column, justify="left" if column in ("domain", "ranker") else "right")
+    """Two tables that fit a terminal of 80 columns: the figures, and what the differences are worth."""
+    figures = Table(title=f"Item level, full ranking, {report['part']} part", box=SIMPLE_HEAD, pad_edge=False)
+    differences = Table(title="NDCG@10 of sidera, and minus the others'", box=SIMPLE_HEAD, pad_edge=False)
+    figures.add_column("domain\n(targets)", overflow="fold")
+    figures.add_column("ranker", no_wrap=True)
+    for figure in _FIGURES:
+        figures.add_column(figure.replace("@", "\n@"), justify="right", no_wrap=True)
+    differences.add_column("domain", overflow="fold")
+    differences.add_column("ranker", no_wrap=True)
+    for column in ("NDCG@10", "95 % interval", "p"):
+        differences.add_column(column, justify="right", no_wrap=True)
     for name, part in {**report["domains"], "pooled": report["pooled"]}.items():
-        for ranker in _FLOORS_BEHIND:
-            figures = part["rankers"][ranker]
-            interval = figures.get("ndcg@10_interval")
-            difference = part["differences"].get(ranker)
-            table.add_row(
-                name if ranker == _FLOORS_BEHIND[0] else "",
-                f"{part['targets']:,}" if ranker == _FLOORS_BEHIND[0] else "",
-                ranker,
-                *(f"{figures[figure]:.4f}" if figure in figures else "" for figure in _FIGURES),
-                f"{interval[0]:.4f} .. {interval[1]:.4f}" if interval else "",
-                _difference(difference),
-                end_section=ranker == _FLOORS_BEHIND[-1],
-            )
-    console.print(table)
+        for ranker in _RANKERS:
+            first, last = ranker == _RANKERS[0], ranker == _RANKERS[-1]
+            own = part["rankers"][ranker]
+            shown = (f"{own[figure]:.4f}" if figure in own else "" for figure in _FIGURES)
+            figures.add_row(f"{name} ({part['targets']:,})" if first else "", ranker, *shown, end_section=last)
+            row = _difference(part["differences"][ranker]) if ranker in part["differences"] else _own(own)
+            differences.add_row(name if first else "", f"{'' if first else '- '}{ranker}", *row, end_section=last)
+    console.print(figures)
+    console.print(differences)
     for name, part in report["domains"].items():
         repeated = f"{part['repeated']} targets repeat an item of the history and count as misses"
         console.print(f"{name}: {part['exact']:.1%} of the answers certified exact; {repeated}.", markup=False)
 
 
-def _difference(difference: dict[str, float] | None) -> str:
-    if difference is None:
-        return ""
+def _own(figures: dict[str, Any]) -> tuple[str, str, str]:
+    interval = figures.get("ndcg@10_interval")
+    return f"{figures['ndcg@10']:.4f}", f"{interval[0]:.4f} .. {interval[1]:.4f}" if interval else "", ""
+
+
+def _difference(difference: dict[str, float]) -> tuple[str, str, str]:
     interval = f"{difference['low']:+.4f} .. {difference['high']:+.4f}"
-    return f"{difference['mean']:+.4f} ({interval}, p {difference['p_value']:.3f})"
+    return f"{difference['mean']:+.4f}", interval, f"{difference['p_value']:.3f}"

@@ -105,6 +105,8 @@ def forked(work: Callable[[], None]) -> int:
     if child == 0:
         try:
             work()
+        except SystemExit as end:
+            os._exit(int(end.code or 0))
         except BaseException:
             sys.excepthook(*sys.exc_info())
             os._exit(1)

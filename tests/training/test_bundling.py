@@ -1,0 +1,107 @@
+"""What a bundle of a real run holds, and what it says of itself."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file
+
+import training.bundling
+from sidera.bundle import open_bundle, verify_bundle
+from sidera.loading import load_bundle
+from sidera.recommender import Query, Recommender
+from tests import tiny
+from training.config import load_config
+from training.evaluation import evaluate
+from training.pipeline import train
+
+
+def test_a_bundle_is_whole_and_laid_out_as_designed(tiny_bundle: Path) -> None:
+    assert verify_bundle(tiny_bundle) == []
+    manifest = open_bundle(tiny_bundle).manifest
+    names = set(manifest.files)
+    assert names >= {
+        "tokenizer/config.json",
+        "tokenizer/weights.safetensors",
+        "embedder/config.json",
+        "backbone/config.json",
+        "backbone/model.safetensors",
+        "catalog/items.parquet",
+        "catalog/vectors.safetensors",
+        "catalog/item_ids.marisa",
+        "samples/requests.json",
+        "report/metrics.json",
+        "report/tokenization.json",
+    }
+    assert {name for name in names if name.startswith("catalog/")} >= {
+        f"catalog/{name}.safetensors" for name in tiny.DOMAINS
+    }
+    for name, entry in manifest.domains.items():
+        assert entry.adapter in (None, f"adapters/domain-{name}")
+    suffixes = {Path(name).suffix for name in names}
+    assert suffixes <= {".json", ".safetensors", ".parquet", ".marisa", ".png"}, "nothing that executes or unpickles"
+
+
+def test_the_manifest_says_what_the_bundle_was_made_from(tiny_bundle: Path) -> None:
+    manifest = open_bundle(tiny_bundle).manifest
+    config = load_config(tiny_bundle.parent / "config.yaml")
+    assert manifest.config == json.loads(json.dumps(config.digestible()))
+    assert "data" not in manifest.config
+    assert len(manifest.lineage["data"]) == len(manifest.lineage["stages"]) == 64
+    assert manifest.parts["language_model"]["backbone"] == "scratch:tiny"
+    assert manifest.metrics["part"] == "test"
+
+
+def test_no_model_file_names_a_place_on_this_machine(tiny_bundle: Path) -> None:
+    for path in [*tiny_bundle.glob("backbone/*.json"), *tiny_bundle.glob("adapters/*/*.json")]:
+        assert str(tiny_bundle.parent) not in path.read_text()
+
+
+def test_every_item_has_its_own_vector_by_its_number(tiny_bundle: Path) -> None:
+    loaded = load_bundle(tiny_bundle, "cpu")
+    vectors_ND = load_file(tiny_bundle / "catalog" / "vectors.safetensors")["vectors"]
+    assert vectors_ND.shape == (sum(tiny.DOMAINS.values()), 16)
+    assert len({vector.tobytes() for vector in vectors_ND}) == len(vectors_ND)
+    assert len(loaded.recommender.catalog) == len(vectors_ND)
+
+
+def test_what_is_loaded_answers_as_what_was_in_memory(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_bundle.parent / "work", tmp_path / "work")
+    shutil.rmtree(tmp_path / "work" / "evaluation")
+    in_memory: list[Recommender] = []
+
+    def watched(recommender: Recommender, *rest: Any) -> dict[str, Any]:
+        in_memory.append(recommender)
+        return evaluate(recommender, *rest)
+
+    monkeypatch.setattr("training.pipeline.evaluate", watched)
+    config = load_config(tiny_bundle.parent / "config.yaml", {"out": str(tmp_path / "bundle")})
+    train(config, lambda sentence: None)
+    loaded = load_bundle(tmp_path / "bundle", "cpu")
+    queries = [
+        Query(sample["domain"], tuple((entry["domain"], entry["item_id"]) for entry in sample["history"]))
+        for sample in loaded.samples
+    ]
+    assert len(queries) == 27
+    assert loaded.recommender.recommend(queries) == in_memory[0].recommend(queries)
+
+
+@pytest.mark.parametrize("change", ["no git", "no checkout"])
+def test_a_bundle_names_no_commit_where_there_is_none(
+    change: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if change == "no git":
+
+        def missing(*_: Any, **__: Any) -> None:
+            raise FileNotFoundError("git")
+
+        monkeypatch.setattr(subprocess, "run", missing)
+    else:
+        subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+        monkeypatch.setattr(training.bundling, "__file__", str(tmp_path / "site-packages" / "training" / "bundling.py"))
+    assert training.bundling._commit() is None
