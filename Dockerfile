@@ -1,9 +1,10 @@
-# The service with its dependencies: docker build -t sidera . ; with CUDA: docker build --build-arg TORCH=cuda -t sidera:cuda .
+# The service with its dependencies, for CPUs: docker build --build-arg TORCH_INDEX=... -t sidera . where the index is the one
+# of CPU wheels that PyTorch's "Get started" page names. With CUDA: docker build --build-arg TORCH=cuda -t sidera:cuda .
 # Run it: docker run -p 8000:8000 -v /path/to/bundle:/bundle:ro -v sidera-data:/data --read-only --tmpfs /tmp sidera
 
 FROM python:3.11-slim-bookworm AS build
 ARG TORCH=cpu
-ARG TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
+ARG TORCH_INDEX=
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /build
 RUN python -m venv /opt/sidera
@@ -13,7 +14,10 @@ ENV PATH=/opt/sidera/bin:$PATH
 COPY pyproject.toml constraints.txt ./
 RUN torch="$(sed -n 's/^ *"\(torch==[^"]*\)",$/\1/p' pyproject.toml)" \
     && case "$TORCH" in \
-        cpu) pip install -c constraints.txt --extra-index-url "$TORCH_CPU_INDEX" "$torch" ;; \
+        cpu) if [ -z "$TORCH_INDEX" ]; then \
+                 echo "TORCH=cpu needs TORCH_INDEX, PyTorch's index of CPU wheels; or build with TORCH=cuda" >&2; exit 1; \
+             fi; \
+             pip install -c constraints.txt --extra-index-url "$TORCH_INDEX" "$torch" ;; \
         cuda) pip install -c constraints.txt "$torch" ;; \
         *) echo "TORCH is '$TORCH'; set it to cpu or cuda" >&2; exit 1 ;; \
     esac

@@ -1,0 +1,92 @@
+"""The README's commands exist, its requests are accepted, and its answers have the shape that the service gives."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import typer
+import yaml
+from pydantic import BaseModel, TypeAdapter
+
+import service.cli
+import training.cli
+from service.schemas import Info, RecommendAnswer, RecommendBody, TokenizeAnswer, TokenizeRequest
+from sidera.cli import app as sidera_app
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands(program: str) -> list[list[str]]:
+    lines = "\n".join(blocks("bash")).replace("\\\n", " ").splitlines()
+    parsed = [shlex.split(line, comments=True) for line in lines]
+    return [words[1:] for words in parsed if words and words[0] == program]
+
+
+def resolve(group: click.Command, words: list[str]) -> tuple[click.Command, list[str]]:
+    while isinstance(group, click.Group):
+        assert words[0] in group.commands, f"there is no command {words[0]!r}"
+        group, words = group.commands[words[0]], words[1:]
+    return group, words
+
+
+@pytest.mark.parametrize("words", commands("sidera"), ids=" ".join)
+def test_every_sidera_command_of_the_readme_is_accepted(words: list[str]) -> None:
+    owner = {"serve": service.cli.app, "openapi": service.cli.app, "bundle": sidera_app}.get(words[0], training.cli.app)
+    command, arguments = resolve(typer.main.get_command(owner), words)
+    command.make_context("sidera", arguments)
+
+
+@pytest.mark.parametrize("words", commands("make"), ids=" ".join)
+def test_every_make_target_of_the_readme_exists(words: list[str]) -> None:
+    assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+
+
+def requests() -> list[tuple[str, Any]]:
+    found = []
+    for words in commands("curl"):
+        path = next(word for word in words if word.startswith("localhost:8000")).removeprefix("localhost:8000")
+        found.append((path, json.loads(words[words.index("-d") + 1]) if "-d" in words else None))
+    return found
+
+
+BODIES: dict[str, Any] = {"/recommend": RecommendBody, "/tokenize": TokenizeRequest}
+ANSWERS: dict[str, type[BaseModel]] = {
+    "/recommend": RecommendAnswer,
+    "/tokenize": TokenizeAnswer,
+    "/v1/info": Info,
+}
+
+
+def test_the_readme_asks_every_endpoint() -> None:
+    described = yaml.safe_load((ROOT / "openapi.yaml").read_text())["paths"]
+    assert {path for path, _ in requests()} == set(described)
+
+
+@pytest.mark.parametrize(("path", "body"), [(path, body) for path, body in requests() if body is not None])
+def test_every_request_of_the_readme_is_accepted(path: str, body: Any) -> None:
+    accepted = TypeAdapter(BODIES[path]).validate_python(body)
+    assert accepted is not None
+
+
+def test_every_answer_of_the_readme_has_the_shape_that_the_service_gives() -> None:
+    answered = [path for path, _ in requests() if path in ANSWERS]
+    answers = [json.loads(block) for block in blocks("json")]
+    assert len(answered) == len(answers)
+    for path, answer in zip(answered, answers, strict=True):
+        assert ANSWERS[path].model_validate(answer)
+
+
+def test_every_file_that_the_readme_names_exists() -> None:
+    named = re.findall(r"`((?:docs|configs|benchmarks|service|k8s|tests)/[\w./-]*)`", README)
+    assert named
+    missing = [name for name in named if not (ROOT / name).exists()]
+    assert not missing
