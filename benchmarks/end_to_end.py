@@ -16,8 +16,8 @@ from rich.console import Console
 from benchmarks.generate import measure_generate
 from benchmarks.harness import Figure, at_most, report, shown, timed
 from benchmarks.latency import measure_engine, measure_http
-from benchmarks.processes import SIDERA
-from benchmarks.samples import load_bench
+from benchmarks.processes import SIDERA, ServiceProcessError
+from benchmarks.samples import Bench, load_bench
 from benchmarks.search import measure_search
 from benchmarks.validity import measure_validity
 from sidera.errors import SideraError
@@ -37,9 +37,15 @@ def main(
     """Measure the demo: training, quality, latency, beam search, validity."""
     try:
         bench = load_bench(bundle, data)
-    except (SideraError, TrainingError) as error:
+        figures = _measured(bench, data, quick)
+    except (SideraError, TrainingError, ServiceProcessError, subprocess.CalledProcessError) as error:
         Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="bold red", markup=False)
         raise typer.Exit(1) from None
+    version = bench.loaded.manifest.bundle_version
+    report(f"End to end, bundle {version[:12]}", figures, out, {"bundle_version": version})
+
+
+def _measured(bench: Bench, data: Path, quick: bool) -> dict[str, Figure]:
     figures = {"demo_seconds": at_most(None if quick else _training_seconds(data), MOST_SECONDS, "s")}
     figures |= quality_figures(bench.loaded.manifest.metrics)
     figures |= measure_http(bench, calls=200 if quick else 1000)
@@ -47,8 +53,7 @@ def main(
     figures |= measure_search(bench, rounds=20 if quick else 100)
     figures |= measure_generate(bench, rounds=5 if quick else 30, warm_up=1 if quick else 3)
     figures |= measure_validity(bench, requests=1_000 if quick else 10_000)
-    version = bench.loaded.manifest.bundle_version
-    report(f"End to end, bundle {version[:12]}", figures, out, {"bundle_version": version})
+    return figures
 
 
 def quality_figures(metrics: Mapping[str, Any]) -> dict[str, Figure]:

@@ -25,7 +25,7 @@ def measure_http(bench: Bench, calls: int) -> dict[str, Figure]:
     """``POST /recommend`` of one client after another answer has come, against a real service.
 
     Raises:
-        RuntimeError: the service does not start, or refuses a request.
+        ServiceProcessError: the service does not start, or refuses a request.
     """
     queries = bench.queries[: calls + _WARM_UP]
     bodies = [body_of(query.domain, query.history, query.num_results) for query in queries]

@@ -20,6 +20,10 @@ _STOP_SECONDS = 10.0
 _CALL_SECONDS = 30.0
 
 
+class ServiceProcessError(Exception):
+    """The service that is measured did not start, or refused a request."""
+
+
 class Client:
     """One connection that stays open."""
 
@@ -34,11 +38,13 @@ class Client:
         """The bytes of a JSON answer to JSON bytes.
 
         Raises:
-            RuntimeError: the answer is no success.
+            ServiceProcessError: the answer is no success.
         """
         status, answer = self._answer("POST", path, body)
         if status != 200:
-            raise RuntimeError(f"POST {path} was answered with {status}: {answer.decode(errors='replace')[:500]}")
+            raise ServiceProcessError(
+                f"POST {path} was answered with {status}: {answer.decode(errors='replace')[:500]}"
+            )
         return answer
 
     def close(self) -> None:
@@ -56,7 +62,7 @@ def served(bundle: Path) -> Iterator[int]:
     """Serve a bundle; yields the port once the service is ready, and ends the process.
 
     Raises:
-        RuntimeError: it ended, or was not ready in time; what it said is in the message.
+        ServiceProcessError: it ended, or was not ready in time; what it said is in the message.
     """
     with tempfile.TemporaryDirectory() as name:
         folder, port = Path(name), free_port()
@@ -98,7 +104,7 @@ def _wait_until_ready(process: "subprocess.Popen[Any]", port: int, log: Path) ->
         time.sleep(0.1)
     said = log.read_text(errors="replace")[-2000:]
     ended = "ended" if process.poll() is not None else f"was not ready within {_READY_SECONDS:g} s"
-    raise RuntimeError(f"sidera serve {ended}; it said:\n{said}")
+    raise ServiceProcessError(f"sidera serve {ended}; it said:\n{said}")
 
 
 def _is_ready(port: int) -> bool:

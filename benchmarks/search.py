@@ -74,7 +74,7 @@ class BarePasses:
 
     def __call__(self, batch: SearchBatch) -> None:
         """Read the histories of a batch, and one run of tokens for each level but the last."""
-        _, history = self._model.prefill(batch.tokens_BP, batch.lengths_B, batch.adapters_B)
+        _, history = self._model.prefill(batch.tokens_BP, batch.lengths_B, batch.adapters_B, len(batch.log_weights_MB))
         for tokens_BK, depths_BK, visible_BKS in zip(self._tokens, self._depths, self._masks, strict=True):
             self._model.extend(history, tokens_BK, depths_BK, visible_BKS)
 

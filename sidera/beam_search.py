@@ -36,7 +36,8 @@ class SearchBatch:
         lengths_B: tokens of each prompt, at least 1. Shape: int64[B].
         roots_B: the root of each request's domain in the tables. Shape: int64[B].
         log_weights_MB: log-weight of each mixed distribution. Shape: float32[M, B].
-        adapters_B: the adapter of each request's domain distribution; None when M is 1. Shape: int64[B].
+        adapters_B: the adapter of each request's domain distribution; None: only the universal one. With adapters and M
+            of 1 it is the domain distribution alone. Shape: int64[B].
         num_results_B: how many leaves each request wants. Shape: int64[B].
         filter: which leaves may come back; None: all.
     """
@@ -103,7 +104,7 @@ def beam_search(model: LanguageModel, tables: TrieTables, batch: SearchBatch, be
     beam_width = min(beam_width, tables.num_leaves)
     num, size = batch.log_weights_MB.shape
     device = batch.tokens_BP.device
-    hidden_MBD, history = model.prefill(batch.tokens_BP, batch.lengths_B, batch.adapters_B)
+    hidden_MBD, history = model.prefill(batch.tokens_BP, batch.lengths_B, batch.adapters_B, num)
     walk = _Walk(model, history)
     beams = _Beams(
         nodes_BK=batch.roots_B[:, None],

@@ -38,10 +38,7 @@ class ReadHistory:
     lengths_B: Tensor
     padded_length: int
     adapters_B: Tensor | None
-
-    @property
-    def num_distributions(self) -> int:
-        return 1 if self.adapters_B is None else 2
+    num_distributions: int
 
 
 class LanguageModel:
@@ -107,23 +104,33 @@ class LanguageModel:
 
         Returns:
             Log-weights of the distributions, float32[M, B], and the adapter of each request's domain distribution,
-            int64[B], or None if no request needs one (then M is 1).
+            int64[B], or None if no request needs one. M is 1 where all requests use the same one of the two alone.
         """
         gamma_B = torch.tensor([self.gammas.get(domain, 0.0) for domain in domains], device=self.device)
         if not bool((gamma_B > 0).any()):
             return torch.zeros(1, len(domains), device=self.device), None
         adapters = [self.adapter_index.get(domain, 0) for domain in domains]
+        if bool((gamma_B == 1).all()):
+            return torch.zeros(1, len(domains), device=self.device), torch.tensor(adapters, device=self.device)
         log_weights_MB = torch.stack([torch.log1p(-gamma_B), torch.log(gamma_B)])
         return log_weights_MB, torch.tensor(adapters, device=self.device)
 
     @torch.no_grad()
-    def prefill(self, tokens_BP: Tensor, lengths_B: Tensor, adapters_B: Tensor | None) -> tuple[Tensor, ReadHistory]:
+    def prefill(
+        self, tokens_BP: Tensor, lengths_B: Tensor, adapters_B: Tensor | None, num_distributions: int
+    ) -> tuple[Tensor, ReadHistory]:
         """Read histories, padded on the right.
+
+        Args:
+            tokens_BP: the prompts. Shape: int64[B, P].
+            lengths_B: their lengths. Shape: int64[B].
+            adapters_B: the adapter of each domain distribution; None: only the universal one. Shape: int64[B].
+            num_distributions: M; 1 with adapters is the domain distribution alone.
 
         Returns:
             The hidden state at each history's last token, float[M, B, D], and what ``extend`` goes on from.
         """
-        history = ReadHistory(DynamicCache(), lengths_B, tokens_BP.shape[1], adapters_B)
+        history = ReadHistory(DynamicCache(), lengths_B, tokens_BP.shape[1], adapters_B, num_distributions)
         hidden_MBPD = self._forward(tokens_BP, history, position_ids=None, attention_mask=None)
         last_B = lengths_B - 1
         rows_B = torch.arange(len(tokens_BP), device=tokens_BP.device)
@@ -134,10 +141,11 @@ class LanguageModel:
         """The hidden state of every token of whole sequences, padded on the right: the plain way, nothing cached.
 
         Returns:
-            float[M, B, P, D].
+            float[M, B, P, D]; with adapters both distributions, the universal one first.
         """
         lengths_B = torch.full((len(tokens_BP),), tokens_BP.shape[1], device=tokens_BP.device)
-        history = ReadHistory(DynamicCache(), lengths_B, tokens_BP.shape[1], adapters_B)
+        num_distributions = 1 if adapters_B is None else 2
+        history = ReadHistory(DynamicCache(), lengths_B, tokens_BP.shape[1], adapters_B, num_distributions)
         return self._forward(tokens_BP, history, position_ids=None, attention_mask=None)
 
     @torch.no_grad()

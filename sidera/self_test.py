@@ -104,7 +104,7 @@ def _trees_match(model: LanguageModel, domains: list[str], history_items: int, t
         leaves_B = found.leaves_BK[row]
         adapters = None if adapters_B is None else adapters_B[row].expand(num_leaves)
         mass_MB = item_log_mass(model, tables, [prompt] * num_leaves, leaves_B, adapters)
-        plain_B = torch.logsumexp(mass_MB + log_weights_MB[:, row, None], dim=0)
+        plain_B = torch.logsumexp(mass_MB[-len(log_weights_MB) :] + log_weights_MB[:, row, None], dim=0)
         if not torch.allclose(found.scores_BK[row], plain_B, atol=tolerance, rtol=tolerance):
             return False
     return True

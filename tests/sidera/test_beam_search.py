@@ -418,8 +418,8 @@ def test_any_number_of_distributions_can_be_mixed() -> None:
     class ThreeReaders(LanguageModel):
         """Three distributions that differ in their head's temperature alone."""
 
-        def prefill(self, tokens_BP: Tensor, lengths_B: Tensor, adapters_B: Tensor | None) -> Any:
-            hidden_MBD, history = super().prefill(tokens_BP, lengths_B, adapters_B)
+        def prefill(self, tokens_BP: Tensor, lengths_B: Tensor, adapters_B: Tensor | None, num: int) -> Any:
+            hidden_MBD, history = super().prefill(tokens_BP, lengths_B, adapters_B, num)
             return torch.cat([hidden_MBD * factor for factor in (1.0, 0.5, 0.1)]), history
 
         def extend(self, *arguments: Any) -> Tensor:

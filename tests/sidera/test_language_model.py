@@ -56,7 +56,7 @@ def test_a_history_read_in_a_padded_batch_ends_in_the_hidden_state_that_it_has_a
     for row, prompt in enumerate(prompts):
         tokens_BP[row, : len(prompt)] = torch.tensor(prompt)
     adapters_B = torch.tensor([1, 0, 1])
-    hidden_MBD, history = model.prefill(tokens_BP, torch.tensor([5, 1, 3]), adapters_B)
+    hidden_MBD, history = model.prefill(tokens_BP, torch.tensor([5, 1, 3]), adapters_B, 2)
     assert (history.padded_length, history.num_distributions) == (9, 2)
     for row, prompt in enumerate(prompts):
         alone = model.read(torch.tensor([prompt]), adapters_B[row : row + 1])[:, 0, -1]
@@ -68,7 +68,7 @@ def test_tokens_of_two_branches_in_one_run_do_not_see_each_other(tmp_path: Path)
     prompts = [[40, 41, 45, 50, 8], [9]]
     tokens_BP = torch.tensor([prompts[0], [9, *[VOCABULARY.pad] * 4]])
     adapters_B = torch.tensor([0, 1])
-    _, history = model.prefill(tokens_BP, torch.tensor([5, 1]), adapters_B)
+    _, history = model.prefill(tokens_BP, torch.tensor([5, 1]), adapters_B, 2)
     # First run: the codes a and b; second run: c and d behind a, e behind b.
     a, b, c, d, e = 41, 42, 46, 47, 48
     first = torch.eye(2, dtype=torch.bool).expand(2, 2, 2)
@@ -112,6 +112,17 @@ def test_a_batch_is_mixed_only_if_one_of_its_domains_is(tmp_path: Path) -> None:
 def test_a_domain_whose_adapter_speaks_alone_has_weights_without_nan(tmp_path: Path) -> None:
     log_weights_MB, _ = adapted_model(tmp_path, gammas={"films": 1.0}).mixture(["films", "songs"])
     assert log_weights_MB.exp().tolist() == [[0.0, 1.0], [1.0, 0.0]]
+
+
+def test_a_batch_whose_adapters_speak_alone_reads_its_histories_once(tmp_path: Path) -> None:
+    model = adapted_model(tmp_path, gammas={"films": 1.0, "books": 1.0})
+    log_weights_MB, adapters_B = model.mixture(["films", "books"])
+    assert log_weights_MB.tolist() == [[0.0, 0.0]]
+    assert adapters_B is not None
+    tokens_BP = torch.tensor([model.prompt([], "films"), model.prompt([], "books")])
+    hidden_MBD, history = model.prefill(tokens_BP, torch.tensor([1, 1]), adapters_B, len(log_weights_MB))
+    assert history.cache.layers[0].keys.shape[0] == 2
+    torch.testing.assert_close(hidden_MBD[0], model.read(tokens_BP, adapters_B)[1, :, 0])
 
 
 @pytest.mark.parametrize("gamma", [-0.1, 1.5, float("nan")])

@@ -50,7 +50,7 @@ def exhaustive(recommender: Recommender, query: Query) -> dict[str, float]:
     log_weights_MB, adapters_B = model.mixture([query.domain] * len(item_ids))
     prompts = [recommender.prompt(query)] * len(item_ids)
     mass_MB = item_log_mass(model, recommender.tables, prompts, leaves_B, adapters_B)
-    scores = torch.logsumexp(mass_MB + log_weights_MB, dim=0).tolist()
+    scores = torch.logsumexp(mass_MB[-len(log_weights_MB) :] + log_weights_MB, dim=0).tolist()
     return dict(sorted(zip(item_ids, scores, strict=True), key=lambda pair: -pair[1]))
 
 
