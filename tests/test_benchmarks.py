@@ -14,7 +14,7 @@ from benchmarks.end_to_end import quality_figures
 from benchmarks.generate import TIE, Ranked, same_items, score_difference
 from benchmarks.harness import Figure, at_least, at_most, latency_figures, ratio_figures, report, shown, time_ratio
 from benchmarks.harness import Ratio as TimedRatio
-from benchmarks.processes import Client, free_port, served, stop
+from benchmarks.processes import Client, ServiceProcessError, free_port, served, stop
 from benchmarks.validity import Faults, faults_of, random_queries
 from sidera.recommender import Query, Recommendation, RecommendedItem
 
@@ -198,7 +198,7 @@ def test_a_process_that_will_not_end_is_killed() -> None:
 
 def test_a_service_that_cannot_start_says_why(tmp_path: Path) -> None:
     with (
-        pytest.raises(RuntimeError, match=r"sidera serve ended; it said:\n.*no bundle"),
+        pytest.raises(ServiceProcessError, match=r"sidera serve ended; it said:\n.*no bundle"),
         served(tmp_path / "no bundle"),
     ):
         pass

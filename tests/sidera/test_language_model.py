@@ -121,7 +121,9 @@ def test_a_batch_whose_adapters_speak_alone_reads_its_histories_once(tmp_path: P
     assert adapters_B is not None
     tokens_BP = torch.tensor([model.prompt([], "films"), model.prompt([], "books")])
     hidden_MBD, history = model.prefill(tokens_BP, torch.tensor([1, 1]), adapters_B, len(log_weights_MB))
-    assert history.cache.layers[0].keys.shape[0] == 2
+    keys = history.cache.layers[0].keys  # type: ignore[union-attr]
+    assert keys is not None
+    assert keys.shape[0] == 2
     torch.testing.assert_close(hidden_MBD[0], model.read(tokens_BP, adapters_B)[1, :, 0])
 
 

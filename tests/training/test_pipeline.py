@@ -12,6 +12,7 @@ from sidera.bundle import open_bundle, verify_bundle
 from sidera.loading import load_bundle
 from sidera.recommender import Query
 from tests import tiny
+from training.bundle_evaluation import evaluate_bundle
 from training.config import TrainConfig, load_config
 from training.errors import ConfigError, DataError
 from training.pipeline import train
@@ -139,6 +140,7 @@ def test_odd_domains_train_and_serve_one_user_one_item_positions_and_nobody_with
     tiny.write_domain(data / "placed", items("placed", 6), positions)
     document = tiny.config_of(data, tmp_path / "bundle", tiny_encoder)
     document["language_model"]["universal"]["epochs"] = 1
+    document["domains"] = ["sparse", "single", "placed", "lonely", "books"]
     manifest = train(load_config(tiny.write_config(tmp_path / "config.yaml", document)), lambda sentence: None)
     assert set(manifest.domains) == {"books", "lonely", "single", "sparse", "placed"}
     assert set(manifest.metrics["domains"]) == {"books", "lonely", "single", "placed"}
@@ -149,6 +151,9 @@ def test_odd_domains_train_and_serve_one_user_one_item_positions_and_nobody_with
     for domain, count in {"books": 10, "lonely": 5, "single": 1, "sparse": 7, "placed": 6}.items():
         (answer,) = recommender.recommend([Query(domain, history)])
         assert len(answer.items) == count
+    report = evaluate_bundle(tmp_path / "bundle", data, "cpu")
+    assert report == manifest.metrics
+    assert list(report["domains"]) == ["single", "placed", "lonely", "books"], "the order of training"
 
 
 def test_data_in_which_nobody_has_3_events_are_refused_before_anything_is_computed(
