@@ -103,22 +103,39 @@ def test_every_train_event_is_a_target_once_an_epoch_and_nothing_else_ever_is(
         assert batch.tokens_BWX.numel() <= batch_tokens or len(batch.tokens_BWX) == 1
 
 
+def naive_sequences(events: Events) -> list[list[tuple[int, int, bool]]]:
+    """Every user's (domain, item, whether it is a target), merged over the domains with real times."""
+    sequences: dict[tuple[int, int], list[tuple[int, int, bool]]] = {}
+    for event in np.flatnonzero((events.part_E == Part.TRAIN) | (events.part_E == Part.CONTEXT)).tolist():
+        domain = int(events.domain_E[event])
+        place = (int(events.user_E[event]), -1 if events.real_time_E[event] else domain)
+        row = (domain, int(events.item_E[event]), bool(events.part_E[event] == Part.TRAIN))
+        sequences.setdefault(place, []).append(row)
+    return list(sequences.values())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(rows, min_size=1, max_size=3))
+def test_where_windows_are_long_enough_they_are_the_whole_sequences_that_have_a_target_context_included(
+    rows_of: list[list[Row]],
+) -> None:
+    events = split(rows_of)
+    made = batches(training_sequences(events, SIDS[: len(rows_of)]), max_items=100)
+    found = [[(int(row[3]), int(row[1]), bool(row[4])) for row in window] for window in windows(made)]
+    whole = [sequence for sequence in naive_sequences(events) if any(target for *_, target in sequence)]
+    assert sorted(found) == sorted(whole)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(rows, min_size=1, max_size=3), st.integers(1, 30), st.integers(0, 5))
 def test_every_window_is_a_run_of_one_user_in_order_and_positions_are_never_merged(
     rows_of: list[list[Row]], max_items: int, seed: int
 ) -> None:
     events = split(rows_of)
-    allowed = (events.part_E == Part.TRAIN) | (events.part_E == Part.CONTEXT)
-    sequences: dict[tuple[int, int], list[tuple[int, int, bool]]] = {}
-    for event in np.flatnonzero(allowed).tolist():
-        domain = int(events.domain_E[event])
-        place = (int(events.user_E[event]), -1 if events.real_time_E[event] else domain)
-        row = (domain, int(events.item_E[event]), bool(events.part_E[event] == Part.TRAIN))
-        sequences.setdefault(place, []).append(row)
+    sequences = naive_sequences(events)
     runs = {
         tuple(sequence[begin:end])
-        for sequence in sequences.values()
+        for sequence in sequences
         for begin in range(len(sequence))
         for end in range(begin + 1, len(sequence) + 1)
     }
