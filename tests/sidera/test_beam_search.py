@@ -46,7 +46,7 @@ HISTORIES: tuple[tuple[tuple[str, Sid], ...], ...] = (
 MakeWorld = Callable[[Mapping[str, Iterable[Sid]]], World]
 
 slow = settings(
-    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 
 

@@ -151,7 +151,9 @@ def test_a_window_smaller_than_the_history_is_refused(kind: str, changes: dict[s
 
 
 def test_a_window_that_no_layer_uses_restricts_nothing() -> None:
-    check_backbone(LanguageModel(random_backbone("qwen2", sliding_window=8), VOCABULARY), max_history_items=8)
+    unused = random_backbone("gemma3_text", head_dim=8, sliding_window=8, layer_types=["full_attention"] * 2)
+    for backbone in (unused, random_backbone("qwen2", sliding_window=8)):
+        check_backbone(LanguageModel(backbone, VOCABULARY), max_history_items=8)
 
 
 @pytest.mark.parametrize("kind", ["mistral", "gemma3_text"])
