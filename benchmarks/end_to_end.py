@@ -50,8 +50,8 @@ def _measured(bench: Bench, data: Path, quick: bool) -> dict[str, Figure]:
     figures |= quality_figures(bench.loaded.manifest.metrics)
     figures |= measure_http(bench, calls=200 if quick else 1000)
     figures |= measure_engine(bench, calls=200 if quick else 1000)
-    figures |= measure_search(bench, rounds=20 if quick else 100)
-    figures |= measure_generate(bench, rounds=5 if quick else 30, warm_up=1 if quick else 3)
+    figures |= measure_search(bench, rounds=12 if quick else 100)
+    figures |= measure_generate(bench, rounds=3 if quick else 30, warm_up=1 if quick else 3)
     figures |= measure_validity(bench, requests=1_000 if quick else 10_000)
     return figures
 
