@@ -40,7 +40,9 @@ def universal_stage(run: Run, phase: Phase, catalog: Catalog, upstream: Stage) -
                 backbone.save_pretrained(made.folder / "backbone")
             (made.folder / "backbone" / "generation_config.json").unlink(missing_ok=True)
             (made.folder / "training.json").write_text(json.dumps(asdict(report), indent=1))
-            shutil.rmtree(made.folder / "training")
+    shutil.rmtree(
+        made.folder / "training", ignore_errors=True
+    )  # once the stage is whole: its checkpoints are not needed
     run.say(f"universal: {_done(made)}, {config.backbone}, validation NDCG@10 {_best_score(made):.4f}")
     return made
 
@@ -57,7 +59,9 @@ def adapter_stage(run: Run, phase: Phase, catalog: Catalog, universal: Stage, do
             shutil.rmtree(made.folder / "adapter", ignore_errors=True)
             shutil.move(made.folder / "training" / "adapter", made.folder / "adapter")
             (made.folder / "training.json").write_text(json.dumps(asdict(report), indent=1))
-            shutil.rmtree(made.folder / "training")
+    shutil.rmtree(
+        made.folder / "training", ignore_errors=True
+    )  # once the stage is whole: its checkpoints are not needed
     run.say(f"adapter {name}: {_done(made)}, its own validation NDCG@10 {_best_score(made):.4f}")
     return made
 

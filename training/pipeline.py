@@ -117,7 +117,7 @@ def _run_stages(run: Run, out: Path) -> Manifest:
 
 
 def _tokenizer_stage(run: Run, vectors: Vectors, encoder_digest: str) -> tuple[ItemTokenizer, Sids, Stage]:
-    settings = run.config.tokenizer
+    settings = {"seed": run.config.seed} | run.config.tokenizer
     inputs = {"settings": settings, "data": run.dataset.digest, "encoder": encoder_digest}
     with stage(run.work, "tokenizer", inputs) as tokenized:
         if not tokenized.done:
