@@ -44,10 +44,8 @@ class StackedLoRA(nn.Module):
         if rows_R is None:
             return y_BTO
         plain = len(x_BTI) - len(rows_R)
-        update = torch.bmm(torch.bmm(x_BTI[plain:], self.down_AIr[rows_R]), self.up_ArO[rows_R])
-        if plain == 0:
-            return y_BTO + update
-        return torch.cat([y_BTO[:plain], y_BTO[plain:] + update])
+        y_BTO[plain:].baddbmm_(torch.bmm(x_BTI[plain:], self.down_AIr[rows_R]), self.up_ArO[rows_R])
+        return y_BTO
 
 
 class AdapterBank:

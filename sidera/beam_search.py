@@ -75,15 +75,20 @@ class SearchResult:
 
 @dataclass
 class _Beams:
-    """The beams of all requests after l levels. A dead beam (score -inf) keeps its place and has no children."""
+    """The beams of all requests after l levels. A dead beam (score -inf) keeps its place; nothing comes of it.
+
+    Attributes:
+        nodes_BK: where each beam stands.
+        scores_BK: its log-probability under the mixture.
+        log_mass_MBK: its log-probability under each distribution, unmixed; not kept where M is 1.
+        path_BKl2: for each code of its prefix the token, and the token's slot: its place among the search's tokens, -1
+            while it has not been fed.
+    """
 
     nodes_BK: Tensor
     scores_BK: Tensor
     log_mass_MBK: Tensor
-    """The prefix's log-probability under each distribution, unmixed."""
-    codes_BKl: Tensor
-    slots_BKl: Tensor
-    """Where each code's token lies among the search's tokens; -1 while it has not been fed."""
+    path_BKl2: Tensor
 
 
 @torch.no_grad()
@@ -108,53 +113,69 @@ def beam_search(model: LanguageModel, tables: TrieTables, batch: SearchBatch, be
     walk = _Walk(model, history)
     beams = _Beams(
         nodes_BK=batch.roots_B[:, None],
-        scores_BK=torch.zeros(size, 1, device=device),
+        scores_BK=torch.logsumexp(batch.log_weights_MB, dim=0)[:, None],
         log_mass_MBK=torch.zeros(num, size, 1, device=device),
-        codes_BKl=torch.empty(size, 1, 0, dtype=torch.int64, device=device),
-        slots_BKl=torch.empty(size, 1, 0, dtype=torch.int64, device=device),
+        path_BKl2=torch.empty(size, 1, 0, 2, dtype=torch.int64, device=device),
     )
     best_pruned_B = torch.full((size,), _NEVER, device=device)
+    both_ends = torch.arange(2, device=device)
     for level in range(tables.num_levels):
-        first_child = tables.first_child[level]
-        begin_BK = first_child[beams.nodes_BK]
-        alive_BK = beams.scores_BK > _NEVER
-        count_BK = torch.where(alive_BK, first_child[beams.nodes_BK + 1] - begin_BK, 0)
-        active = (count_BK > 1).nonzero(as_tuple=True)
-        widest = max(int(count_BK.max()), 1)
-        child_BKC = begin_BK[..., None] + torch.arange(widest, device=device)
-        exists_BKC = torch.arange(widest, device=device) < count_BK[..., None]
-        child_BKC = torch.where(exists_BKC, child_BKC, begin_BK[..., None])
+        begin_BK, end_BK = tables.first_child[level][beams.nodes_BK[..., None] + both_ends].unbind(-1)
+        count_BK = end_BK - begin_BK
+        active_BK = (count_BK > 1) & (beams.scores_BK > _NEVER)
+        active = active_BK.nonzero(as_tuple=True)
+        step_C = torch.arange(int(count_BK.max()), device=device)
+        exists_BKC = step_C < count_BK[..., None]
+        place_BKC = begin_BK[..., None] + step_C
+        child_BKC = place_BKC.clamp_max(len(tables.codes[level]) - 1)
 
-        logprobs_MBKC = torch.where(exists_BKC, 0.0, _NEVER).expand(num, -1, -1, -1)
+        all_active = len(active[0]) == count_BK.numel()
+        logprobs_MBKC = torch.where(exists_BKC, 0.0, _NEVER)[None]
         if len(active[0]):
-            hidden_MAD = hidden_MBD[:, active[0]] if level == 0 else walk.hidden_of(beams, count_BK > 1, active)
+            if level > 0:
+                hidden_MAD = walk.hidden_of(beams.path_BKl2, active_BK, active)
+            else:
+                hidden_MAD = hidden_MBD if all_active else hidden_MBD[:, active[0]]
+            child_AC = child_BKC.flatten(0, 1) if all_active else child_BKC[active]
+            exists_AC = exists_BKC.flatten(0, 1) if all_active else exists_BKC[active]
             logits_MAV = model.code_logits(hidden_MAD, level)
-            code_AC = tables.codes[level][child_BKC[active]]
-            logits_MAC = logits_MAV.gather(2, code_AC.expand(num, -1, -1))
-            logits_MAC = logits_MAC.masked_fill(~exists_BKC[active], _NEVER)
-            logprobs_MBKC = logprobs_MBKC.clone()
-            logprobs_MBKC[:, active[0], active[1]] = logits_MAC.log_softmax(dim=-1)
+            logits_MAC = logits_MAV.gather(2, tables.codes[level][child_AC].expand(num, -1, -1))
+            logprobs_MAC = torch.where(exists_AC, logits_MAC, _NEVER).log_softmax(dim=-1)
+            if all_active:
+                logprobs_MBKC = logprobs_MAC.view(num, *child_BKC.shape)
+            else:
+                logprobs_MBKC = logprobs_MBKC.repeat(num, 1, 1, 1)
+                logprobs_MBKC[:, active[0], active[1]] = logprobs_MAC
 
-        log_mass_MBKC = beams.log_mass_MBK[..., None] + logprobs_MBKC
-        scores_BKC = _mix(log_mass_MBKC, batch.log_weights_MB)
+        log_mass_MBKC, scores_BKC = _extended(beams, logprobs_MBKC, batch.log_weights_MB)
         if batch.filter is not None:
-            boundary_BKX = begin_BK[..., None] + torch.arange(widest + 1, device=device).minimum(count_BK[..., None])
+            boundary_BKX = torch.cat([place_BKC, end_BK[..., None]], dim=2).minimum(end_BK[..., None])
             allowed_BKC = batch.filter.any_allowed(tables.leaf_begin[level + 1][boundary_BKX])
-            scores_BKC = scores_BKC.masked_fill(~allowed_BKC, _NEVER)
-        beams, best_cut_B = _keep_best(beams, scores_BKC, log_mass_MBKC, child_BKC, tables.codes[level], beam_width)
+            scores_BKC = torch.where(allowed_BKC, scores_BKC, _NEVER)
+        tokens = model.vocabulary.first_code(level) + tables.codes[level]
+        beams, best_cut_B = _keep_best(beams, scores_BKC, log_mass_MBKC, child_BKC, tokens, beam_width)
         best_pruned_B = torch.maximum(best_pruned_B, best_cut_B)
     return _result(beams, batch.num_results_B, best_pruned_B, walk)
 
 
-def _mix(log_mass_MBKC: Tensor, log_weights_MB: Tensor) -> Tensor:
-    """log sum_m w_m p_m: weight 0 or mass 0 is -inf, never NaN. Shape: float32[B, K, C]."""
-    if len(log_mass_MBKC) == 1:
-        return log_mass_MBKC[0] + log_weights_MB[0, :, None, None]
-    return torch.logsumexp(log_mass_MBKC + log_weights_MB[:, :, None, None], dim=0)
+def _extended(beams: _Beams, logprobs_MBKC: Tensor, log_weights_MB: Tensor) -> tuple[Tensor, Tensor]:
+    """Every child's log-mass under each distribution, and log sum_m w_m p_m, its score, float32[B, K, C].
+
+    Weight 0 or mass 0 is -inf, never NaN.
+    """
+    num = len(log_weights_MB)
+    if num == 1:
+        scores_BKC = beams.scores_BK[..., None] + logprobs_MBKC[0]
+        return scores_BKC[None], scores_BKC
+    log_mass_MBKC = beams.log_mass_MBK[..., None] + logprobs_MBKC
+    weighted_MBKC = log_mass_MBKC + log_weights_MB[:, :, None, None]
+    if num == 2:
+        return log_mass_MBKC, torch.logaddexp(weighted_MBKC[0], weighted_MBKC[1])
+    return log_mass_MBKC, torch.logsumexp(weighted_MBKC, dim=0)
 
 
 def _keep_best(
-    beams: _Beams, scores_BKC: Tensor, log_mass_MBKC: Tensor, child_BKC: Tensor, codes: Tensor, beam_width: int
+    beams: _Beams, scores_BKC: Tensor, log_mass_MBKC: Tensor, child_BKC: Tensor, tokens: Tensor, beam_width: int
 ) -> tuple[_Beams, Tensor]:
     """The ``beam_width`` best children of all beams, and the score of the best one left behind, float32[B]."""
     width_C = scores_BKC.shape[2]
@@ -165,20 +186,18 @@ def _keep_best(
         scores_BK, index_BK = scores_BK[:, :beam_width], index_BK[:, :beam_width]
     else:
         best_cut_B = torch.full_like(scores_BK[:, 0], _NEVER)
-    parent_BK = index_BK // width_C
     nodes_BK = child_BKC.flatten(1).gather(1, index_BK)
-    parent_BKl = parent_BK[..., None].expand(-1, -1, beams.codes_BKl.shape[2])
-    kept = _Beams(
-        nodes_BK=nodes_BK,
-        scores_BK=scores_BK,
-        log_mass_MBK=log_mass_MBKC.flatten(2).gather(2, index_BK.expand(len(log_mass_MBKC), -1, -1)),
-        codes_BKl=torch.cat([beams.codes_BKl.gather(1, parent_BKl), codes[nodes_BK][..., None]], dim=2),
-        slots_BKl=torch.cat(
-            [beams.slots_BKl.gather(1, parent_BKl), torch.full_like(nodes_BK, -1)[..., None]],
-            dim=2,
-        ),
-    )
-    return kept, best_cut_B
+    added_BK2 = torch.stack([tokens[nodes_BK], torch.full_like(nodes_BK, -1)], dim=2)
+    path_BKl2 = beams.path_BKl2
+    if path_BKl2.shape[2]:
+        rows_BK = torch.arange(len(index_BK), device=index_BK.device)[:, None]
+        path_BKl2 = torch.cat([path_BKl2[rows_BK, index_BK // width_C], added_BK2[:, :, None]], dim=2)
+    else:
+        path_BKl2 = added_BK2[:, :, None]
+    log_mass_MBK = scores_BK[None]
+    if len(log_mass_MBKC) > 1:
+        log_mass_MBK = log_mass_MBKC.flatten(2).gather(2, index_BK.expand(len(log_mass_MBKC), -1, -1))
+    return _Beams(nodes_BK, scores_BK, log_mass_MBK, path_BKl2), best_cut_B
 
 
 class _Walk:
@@ -187,37 +206,53 @@ class _Walk:
     def __init__(self, model: LanguageModel, history: ReadHistory) -> None:
         self._model = model
         self._history = history
-        self._visible_slots = 0
+        self._fed_slots = 0
         self.passes = 0
         self.tokens_fed = 0
 
-    def hidden_of(self, beams: _Beams, active_BK: Tensor, active: tuple[Tensor, ...]) -> Tensor:
-        """The hidden state behind the last code of every active beam, float[M, A, D]; feeds what has not been fed."""
-        depth_l = torch.arange(beams.codes_BKl.shape[2], device=active_BK.device)
-        unfed_BKl = active_BK[..., None] & (beams.slots_BKl < 0)
-        order_BKl = unfed_BKl.flatten(1).cumsum(1).view_as(unfed_BKl) - 1
-        length = int(order_BKl[:, -1, -1].max()) + 1
-        seen = self._visible_slots
-        beams.slots_BKl = torch.where(unfed_BKl, seen + order_BKl, beams.slots_BKl)
+    def hidden_of(self, path_BKl2: Tensor, active_BK: Tensor, active: tuple[Tensor, ...]) -> Tensor:
+        """The hidden state behind the last code of every active beam, float[M, A, D].
 
-        b, k, depth = unfed_BKl.nonzero(as_tuple=True)
-        place = order_BKl[b, k, depth]
-        vocabulary = self._model.vocabulary
-        first_code_l = torch.tensor([vocabulary.first_code(level) for level in depth_l.tolist()], device=b.device)
-        tokens_BT = torch.full((len(active_BK), length), vocabulary.pad, device=b.device)
-        tokens_BT[b, place] = beams.codes_BKl[b, k, depth] + first_code_l[depth]
-        depths_BT = torch.zeros_like(tokens_BT)
-        depths_BT[b, place] = depth
-        own_Xl = torch.where(depth_l <= depth[:, None], beams.slots_BKl[b, k], seen + length)
-        visible_BTS = torch.zeros(*tokens_BT.shape, seen + length + 1, dtype=torch.bool, device=b.device)
-        visible_BTS[b[:, None], place[:, None], own_Xl] = True
-        hidden_MBTD = self._model.extend(self._history, tokens_BT, depths_BT, visible_BTS[..., :-1])
+        What an active beam has not fed yet is fed in one run; its slots are written into ``path_BKl2``.
+        """
+        device = path_BKl2.device
+        slots_BKl = path_BKl2[..., 1]
+        b, k, depth = (active_BK[..., None] & (slots_BKl < 0)).nonzero(as_tuple=True)
+        place = torch.arange(len(b), device=device)
+        length = len(b)
+        if len(path_BKl2) > 1:
+            fed_B = torch.bincount(b, minlength=len(path_BKl2))
+            place = place - (fed_B.cumsum(0) - fed_B)[b]
+            length = int(fed_B.max())
+        seen, self._fed_slots = self._fed_slots, self._fed_slots + length
+        slots_BKl[b, k, depth] = seen + place
 
-        self._visible_slots = seen + length
+        own_Xl = slots_BKl[b, k]
+        if len(b) > len(active[0]):
+            later_Xl = torch.arange(own_Xl.shape[1], device=device) > depth[:, None]
+            own_Xl = torch.where(later_Xl, own_Xl[:, :1], own_Xl)
+        visible_XS = torch.zeros(len(b), self._fed_slots, dtype=torch.bool, device=device)
+        visible_XS.scatter_(1, own_Xl, True)
+
+        def in_rows(values_X: Tensor, padding: int) -> Tensor:
+            """One row a request, padded on the right."""
+            if len(path_BKl2) == 1:
+                return values_X[None]
+            rows = values_X.new_full((len(path_BKl2), length, *values_X.shape[1:]), padding)
+            rows[b, place] = values_X
+            return rows
+
+        hidden_MBTD = self._model.extend(
+            self._history,
+            in_rows(path_BKl2[b, k, depth, 0], self._model.vocabulary.pad),
+            in_rows(depth, 0),
+            in_rows(visible_XS, False),
+        )
         self.passes += 1
         self.tokens_fed += len(b)
-        last_A = beams.slots_BKl[active[0], active[1], -1] - seen
-        return hidden_MBTD[:, active[0], last_A]
+        if len(path_BKl2) == 1 and len(b) == len(active[0]):
+            return hidden_MBTD[:, 0]
+        return hidden_MBTD[:, active[0], slots_BKl[active[0], active[1], -1] - seen]
 
 
 def _result(beams: _Beams, num_results_B: Tensor, best_pruned_B: Tensor, walk: _Walk) -> SearchResult:

@@ -11,6 +11,7 @@ first.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,11 @@ class ReadHistory:
     padded_length: int
     adapters_B: Tensor | None
     num_distributions: int
+
+    @cached_property
+    def in_history_BP(self) -> Tensor:  # noqa: N802
+        """Which places hold a token of the history, not padding."""
+        return torch.arange(self.padded_length, device=self.lengths_B.device) < self.lengths_B[:, None]
 
 
 class LanguageModel:
@@ -161,8 +167,7 @@ class LanguageModel:
             The hidden state of every token, float[M, B, T, D].
         """
         positions_BT = history.lengths_B[:, None] + depths_BT
-        in_history_BP = torch.arange(history.padded_length, device=tokens_BT.device) < history.lengths_B[:, None]
-        in_history_BTP = in_history_BP[:, None, :].expand(-1, tokens_BT.shape[1], -1)
+        in_history_BTP = history.in_history_BP[:, None, :].expand(-1, tokens_BT.shape[1], -1)
         mask_B1TX = torch.cat([in_history_BTP, visible_BTS], dim=2)[:, None]
         return self._forward(tokens_BT, history, position_ids=positions_BT, attention_mask=mask_B1TX)
 
@@ -213,7 +218,9 @@ def code_logits(backbone: PreTrainedModel, vocabulary: Vocabulary, hidden_XD: Te
     bias = getattr(head, "bias", None)
     logits = torch.nn.functional.linear(hidden_XD, head.weight[rows], None if bias is None else bias[rows]).float()
     config = backbone.config.get_text_config()
-    logits = logits * (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    if scale != 1.0:
+        logits = logits * scale
     soft_cap = getattr(config, "final_logit_softcapping", None)
     return logits if soft_cap is None else soft_cap * torch.tanh(logits / soft_cap)
 

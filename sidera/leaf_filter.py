@@ -25,10 +25,12 @@ class LeafFilter:
     Attributes:
         listed_BF: sorted leaves of each request, padded. Shape: int64[B, F].
         allows_B: whether the list names the allowed leaves, or the blocked ones. Shape: bool[B].
+        any_allows: whether any request's list names the allowed ones.
     """
 
     listed_BF: Tensor
     allows_B: Tensor
+    any_allows: bool
 
     @classmethod
     def build(
@@ -55,7 +57,7 @@ class LeafFilter:
         listed_BF = np.full((len(listed), max(width, 1)), _BEYOND, dtype=np.int64)
         for row, leaves in enumerate(listed):
             listed_BF[row, : len(leaves)] = leaves
-        return cls(torch.from_numpy(listed_BF).to(device), torch.tensor(allows, device=device))
+        return cls(torch.from_numpy(listed_BF).to(device), torch.tensor(allows, device=device), any(allows))
 
     def any_allowed(self, boundaries_BKX: Tensor) -> Tensor:
         """Whether each range between neighbouring boundaries holds an allowed leaf.
@@ -69,4 +71,7 @@ class LeafFilter:
         listed_BKX = torch.searchsorted(self.listed_BF, boundaries_BKX.flatten(1)).view_as(boundaries_BKX)
         inside_BKX = listed_BKX.diff(dim=-1)
         all_BKX = boundaries_BKX.diff(dim=-1)
-        return torch.where(self.allows_B[:, None, None], inside_BKX, all_BKX - inside_BKX) > 0
+        some_left_BKX = inside_BKX < all_BKX
+        if not self.any_allows:
+            return some_left_BKX
+        return torch.where(self.allows_B[:, None, None], inside_BKX > 0, some_left_BKX)
