@@ -40,13 +40,12 @@ def shape_of(name: str) -> Shape:
     return preset
 
 
-def new_backbone(name: str, vocabulary: Vocabulary, max_tokens: int, dropout: float) -> PreTrainedModel:
+def new_backbone(name: str, vocabulary: Vocabulary, max_tokens: int) -> PreTrainedModel:
     """A backbone with random weights; embedding and output head share theirs.
 
     Args:
         name: ``scratch:tiny`` or ``scratch:small``.
         max_tokens: the longest sequence it must read.
-        dropout: of the attention weights while training.
 
     Raises:
         ConfigError: there is no such preset.
@@ -61,7 +60,6 @@ def new_backbone(name: str, vocabulary: Vocabulary, max_tokens: int, dropout: fl
         num_key_value_heads=preset.heads,
         max_position_embeddings=max_tokens,
         tie_word_embeddings=True,
-        attention_dropout=dropout,
         pad_token_id=vocabulary.pad,
         bos_token_id=None,
         eos_token_id=None,

@@ -95,7 +95,7 @@ class LanguageModelConfig:
         max_history: items of a history that are read.
         beam_width: beams of evaluation and of requests that do not say.
         any_domain_probability: how often ``<any_domain>`` stands for the domain tokens of a training sequence.
-        dropout: of the attention weights, the embeddings and the hidden states while training.
+        dropout: of the embedded tokens and of the last hidden states while training.
         label_smoothing: share of the target's probability that goes to all codes of its level.
         validation_targets: how many validation targets per domain early stopping looks at.
     """

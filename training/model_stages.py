@@ -32,7 +32,7 @@ def universal_stage(run: Run, phase: Phase, catalog: Catalog, upstream: Stage) -
         if not made.done:
             torch.manual_seed(run.config.seed)
             longest = (config.max_history + 1) * phase.vocabulary.tokens_per_item
-            backbone = new_backbone(config.backbone, phase.vocabulary, longest, config.dropout)
+            backbone = new_backbone(config.backbone, phase.vocabulary, longest)
             nn.Module.to(backbone, run.device)
             validate = _validation(run, phase.vocabulary, catalog, run.validation, "universal")
             report = train_universal(phase, backbone, validate, made.folder / "training")

@@ -85,8 +85,8 @@ def test_a_request_whose_client_has_gone_is_never_computed(tmp_path: Path) -> No
         assert post(port, "/recommend", {"domain": "drama", "num_results": 1})[0] == 200
         asked = [query.num_results for batch in model.batches for query in batch]
         assert 2 not in asked
-        assert 'sidera_dropped_rows_total{engine="recommend",reason="cancelled"} 1.0' in metrics(port).splitlines()
-        assert 'sidera_requests_total{method="POST",route="/recommend",status="499"} 1.0' in metrics(port).splitlines()
+        wait_for(port, 'sidera_dropped_rows_total{engine="recommend",reason="cancelled"} 1.0')
+        wait_for(port, 'sidera_requests_total{method="POST",route="/recommend",status="499"} 1.0')
 
 
 def test_a_client_that_goes_while_its_request_is_computed_does_not_disturb_the_next(tmp_path: Path) -> None:

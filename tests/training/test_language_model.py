@@ -31,7 +31,7 @@ LENGTHS = (1, 7, 3, 2, 5, 4)
 
 def backbone(seed: int = 0) -> PreTrainedModel:
     torch.manual_seed(seed)
-    made = new_backbone("scratch:tiny", VOCABULARY, 40, dropout=0.1)
+    made = new_backbone("scratch:tiny", VOCABULARY, 40)
     for weight in made.parameters():
         torch.nn.init.normal_(weight, std=0.2)
     return made
