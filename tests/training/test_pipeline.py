@@ -119,6 +119,23 @@ def test_training_learns_the_checkerboard(tmp_path: Path, tiny_encoder: Path) ->
     assert manifest.metrics["pooled"]["differences"]["popularity"]["low"] > 0.3
 
 
+def test_another_tokenizer_method_is_a_change_of_the_config_alone(tmp_path: Path, tiny_encoder: Path) -> None:
+    data = tiny.write_data(tmp_path / "data", {"books": 24}, users=20, steps=6)
+    document = tiny.config_of(data, tmp_path / "bundle", tiny_encoder)
+    document["tokenizer"] = {"method": "rqkmeans", "codebook_sizes": [8, 8, 8]}
+    document["language_model"]["universal"]["epochs"] = 1
+    manifest = train(load_config(tiny.write_config(tmp_path / "config.yaml", document)), lambda sentence: None)
+    assert manifest.codebook_sizes == (8, 8, 8)
+    bundle = load_bundle(tmp_path / "bundle", "cpu")
+    assert bundle.tokenizer.method == "rqkmeans"
+    (answer,) = bundle.recommender.recommend([Query("books", (("books", "books-3"),))])
+    assert len(answer.items) == 10
+    sids = bundle.recommender.catalog.sids("books")
+    vectors = bundle.item_encoder.vectors([{"item_id": "new", "title": "green stone films"}] * 3)
+    placed, _ = bundle.item_encoder.place(vectors, "books", sids)
+    assert len({tuple(sid) for sid in [*sids.tolist(), *placed.tolist()]}) == 27
+
+
 def items(domain: str, count: int) -> list[dict[str, Any]]:
     return [{"item_id": f"{domain}-{item}", "title": tiny.title("books", item)} for item in range(count)]
 

@@ -1,16 +1,20 @@
 """From vectors of all domains to SIDs and a report."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from sidera.assignment import place_new
 from sidera.tokenizers import load_tokenizer, tokenizer_digest
 from training.errors import ConfigError, DataError
 from training.tokenization import fit_tokenizer, tokenize
 from training.tokenizers import read_config
+from training.tokenizers.rqkmeans import RqKMeansConfig
 from training.tokenizers.rqvae import RqVaeConfig
 
 SETTINGS = {
@@ -22,6 +26,8 @@ SETTINGS = {
     "warm_up_epochs": 2,
     "batch_size": 64,
 }
+RQKMEANS = {"method": "rqkmeans", "codebook_sizes": [8, 8, 8]}
+every_method = pytest.mark.parametrize("settings", [SETTINGS, RQKMEANS], ids=["rqvae", "rqkmeans"])
 
 
 def domains() -> dict[str, np.ndarray]:
@@ -32,9 +38,12 @@ def domains() -> dict[str, np.ndarray]:
     return {"films": films, "books": (random.normal(size=(40, 2)) @ basis).astype(np.float32), "one": films[:1].copy()}
 
 
-def test_every_item_gets_a_sid_of_its_own_and_the_report_says_what_it_took(tmp_path: Path) -> None:
+@every_method
+def test_every_item_gets_a_sid_of_its_own_and_the_report_says_what_it_took(
+    settings: Mapping[str, Any], tmp_path: Path
+) -> None:
     vectors = domains()
-    result = tokenize(vectors, SETTINGS, tmp_path)
+    result = tokenize(vectors, settings, tmp_path)
     for name, sids in result.sids.items():
         assert len(np.unique(sids, axis=0)) == len(vectors[name])
         assert sids.dtype == np.int32
@@ -54,30 +63,35 @@ def test_every_item_gets_a_sid_of_its_own_and_the_report_says_what_it_took(tmp_p
     entropy = -sum(share * np.log(share) for share in shares if share)
     assert report["levels"][0]["perplexity"] == pytest.approx(np.exp(entropy))
     assert 0 < report["relative_reconstruction_error"]["all"] < 1
+    assert report["method"] == settings["method"]
     assert report["held_out_items"] == round(161 * 0.05)
     assert report["tokenizer"] == tokenizer_digest(load_tokenizer(tmp_path / "tokenizer"))
     for plot in ("codebook_use.png", "collisions.png"):
         assert (tmp_path / "report" / plot).read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_order_of_domains_does_not_matter(tmp_path: Path) -> None:
+@every_method
+def test_the_order_of_domains_does_not_matter(settings: Mapping[str, Any], tmp_path: Path) -> None:
     vectors = domains()
-    first = fit_tokenizer(vectors, SETTINGS, tmp_path / "a")
-    second = fit_tokenizer(dict(reversed(vectors.items())), SETTINGS, tmp_path / "b")
+    first = fit_tokenizer(vectors, settings, tmp_path / "a")
+    second = fit_tokenizer(dict(reversed(vectors.items())), settings, tmp_path / "b")
     assert tokenizer_digest(first) == tokenizer_digest(second)
 
 
-def test_domains_with_nan_other_widths_or_no_items_are_refused_by_name(tmp_path: Path) -> None:
+@every_method
+def test_domains_with_nan_other_widths_or_no_items_are_refused_by_name(
+    settings: Mapping[str, Any], tmp_path: Path
+) -> None:
     vectors = domains()
     vectors["books"][3, 1] = np.nan
     with pytest.raises(DataError, match="vectors of domain 'books' hold NaN or infinity in rows 3"):
-        fit_tokenizer(vectors, SETTINGS, tmp_path)
+        fit_tokenizer(vectors, settings, tmp_path)
     with pytest.raises(DataError, match="'a': 3, 'b': 4"):
-        fit_tokenizer({"a": np.zeros((2, 3)), "b": np.zeros((2, 4))}, SETTINGS, tmp_path)
+        fit_tokenizer({"a": np.zeros((2, 3)), "b": np.zeros((2, 4))}, settings, tmp_path)
     with pytest.raises(DataError, match="domain 'a' have shape"):
-        fit_tokenizer({"a": np.zeros((0, 3))}, SETTINGS, tmp_path)
+        fit_tokenizer({"a": np.zeros((0, 3))}, settings, tmp_path)
     with pytest.raises(DataError, match="no domains"):
-        fit_tokenizer({}, SETTINGS, tmp_path)
+        fit_tokenizer({}, settings, tmp_path)
 
 
 def test_a_domain_larger_than_the_number_of_sids_is_refused_before_the_fit(tmp_path: Path) -> None:
@@ -93,13 +107,47 @@ def test_settings_override_the_preset_and_the_default_is_the_cpu_preset() -> Non
     assert config == RqVaeConfig(hidden_sizes=(512, 256, 128), latent_dim=16)
 
 
+@every_method
+def test_ten_thousand_identical_vectors_get_ten_thousand_sids(settings: Mapping[str, Any], tmp_path: Path) -> None:
+    own = {**settings, "codebook_sizes": [22, 22, 22]}
+    if settings is SETTINGS:
+        own |= {"epochs": 1, "warm_up_epochs": 0, "batch_size": 1000}
+    vectors = {"films": np.ones((10_000, 10), dtype=np.float32)}
+    result = tokenize(vectors, own, tmp_path)
+    assert len(np.unique(result.sids["films"], axis=0)) == 10_000
+    assert result.assignments["films"].identical_vectors == 9_999
+    assert result.assignments["films"].collision_rate_before == pytest.approx(0.9999)
+    assert result.report["relative_reconstruction_error"] == {"all": None, "held_out": None}
+
+
+@every_method
+def test_a_lone_domain_of_one_item_is_fitted_and_takes_new_items(settings: Mapping[str, Any], tmp_path: Path) -> None:
+    vectors = domains()
+    result = tokenize({"one": vectors["one"]}, settings, tmp_path)
+    sids = result.sids["one"]
+    assert (sids == result.tokenizer.encode(torch.from_numpy(vectors["one"]), "one").numpy()).all()
+    new, moved = place_new(result.tokenizer, vectors["films"], "one", sids)
+    assert len(np.unique(np.concatenate([sids, new]), axis=0)) == 121
+    assert moved[0], "the item that exists has the SID that its twin wants"
+    never_seen, _ = place_new(load_tokenizer(tmp_path / "tokenizer"), vectors["films"], "unseen", sids[:0])
+    assert len(np.unique(never_seen, axis=0)) == 120
+
+
+def test_residual_k_means_has_no_presets() -> None:
+    assert read_config({"method": "rqkmeans"})[1] == RqKMeansConfig()
+    with pytest.raises(ConfigError, match=r"tokenizer\.preset is no setting of rqkmeans"):
+        read_config({"method": "rqkmeans", "preset": "cpu"})
+
+
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"method": "magic"}, "tokenizer.method 'magic' is not known; known methods: rqvae"),
+        ({"method": "magic"}, "tokenizer.method 'magic' is not known; known methods: rqvae, rqkmeans"),
         ({"preset": "huge"}, "tokenizer.preset 'huge' is not known for rqvae; known: cpu, paper"),
         ({"epoch": 3}, "tokenizer.epoch is no setting of rqvae; its settings: codebook_sizes"),
         ({"epochs": "many"}, "value of the wrong kind"),
+        ({"ema_decay": "slow"}, "value of the wrong kind"),
+        ({"method": "rqkmeans", "epochs": 3}, "tokenizer.epochs is no setting of rqkmeans; its settings: .*iterations"),
         ({"codebook_sizes": 256}, "value of the wrong kind"),
     ],
 )

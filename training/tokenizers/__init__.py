@@ -11,6 +11,7 @@ import numpy as np
 from sidera.tokenizers import ItemTokenizer
 from training.errors import ConfigError
 from training.tokenizers.common import TokenizerConfig
+from training.tokenizers.rqkmeans import RqKMeansConfig, fit_rqkmeans
 from training.tokenizers.rqvae import PRESETS as RQVAE_PRESETS
 from training.tokenizers.rqvae import RqVaeConfig, fit_rqvae
 
@@ -23,7 +24,7 @@ class Method:
 
     Attributes:
         config: its settings.
-        presets: settings by name, which a config's own settings override.
+        presets: settings by name, which a config's own settings override; none where there is nothing to choose.
         fit: vectors by domain, settings and a folder for checkpoints -> the tokenizer.
     """
 
@@ -41,6 +42,9 @@ METHODS: dict[str, Method] = {
     "rqvae": Method(
         RqVaeConfig, RQVAE_PRESETS, lambda vectors, config, folder: fit_rqvae(stack(vectors), config, folder)
     ),
+    "rqkmeans": Method(
+        RqKMeansConfig, {}, lambda vectors, config, folder: fit_rqkmeans(stack(vectors), config, folder)
+    ),
 }
 
 
@@ -48,7 +52,8 @@ def read_config(settings: Mapping[str, Any]) -> tuple[Method, TokenizerConfig]:
     """Read the ``tokenizer`` section of a config.
 
     Args:
-        settings: ``method`` (default ``rqvae``), ``preset`` (default ``cpu``), and the method's own settings.
+        settings: ``method`` (default ``rqvae``), ``preset`` (default ``cpu``; some methods have none), and the method's
+            own settings.
 
     Raises:
         ConfigError: the method, the preset or a setting is not known, or a value is refused.
@@ -58,14 +63,18 @@ def read_config(settings: Mapping[str, Any]) -> tuple[Method, TokenizerConfig]:
     if name not in METHODS:
         raise ConfigError(f"tokenizer.method {name!r} is not known; known methods: {', '.join(METHODS)}")
     method = METHODS[name]
-    preset = own.pop("preset", "cpu")
-    if preset not in method.presets:
-        raise ConfigError(f"tokenizer.preset {preset!r} is not known for {name}; known: {', '.join(method.presets)}")
+    preset: Mapping[str, Any] = {}
+    if method.presets:
+        chosen = own.pop("preset", "cpu")
+        if chosen not in method.presets:
+            known = ", ".join(method.presets)
+            raise ConfigError(f"tokenizer.preset {chosen!r} is not known for {name}; known: {known}")
+        preset = method.presets[chosen]
     fields = {field.name: field for field in dataclasses.fields(method.config)}
     unknown = sorted(set(own) - set(fields))
     if unknown:
         raise ConfigError(f"tokenizer.{unknown[0]} is no setting of {name}; its settings: {', '.join(fields)}")
     try:
-        return method, method.config(**{**method.presets[preset], **own})
+        return method, method.config(**{**preset, **own})
     except TypeError as error:
         raise ConfigError(f"a tokenizer setting of {name} has a value of the wrong kind: {error}") from error

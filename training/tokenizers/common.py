@@ -1,5 +1,8 @@
-"""What the fits of all tokenizer methods share: the settings that every method has, and which items are held out."""
+"""What the fits of all tokenizer methods share: settings that every method has, which items are held out, digests."""
 
+import dataclasses
+import hashlib
+import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,3 +67,11 @@ def check_item_vectors(vectors_ND: np.ndarray, name: str) -> None:
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
         rows = ", ".join(map(str, bad[:5]))
         raise DataError(f"vectors of {name} hold NaN or infinity in rows {rows}{more}; make these vectors again")
+
+
+def fit_digest(vectors_ND: np.ndarray, config: TokenizerConfig) -> str:
+    """What a checkpoint belongs to: sha256 (hex) of the vectors and the settings."""
+    digest = hashlib.sha256(json.dumps(dataclasses.asdict(config), sort_keys=True).encode())
+    digest.update(f"{vectors_ND.dtype}{vectors_ND.shape}".encode())
+    digest.update(np.ascontiguousarray(vectors_ND).data)
+    return digest.hexdigest()

@@ -1,6 +1,7 @@
 """The interface of tokenizers, held by every method, and their files."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from sidera.errors import TokenizerError
 from sidera.tokenizers import ItemTokenizer, load_tokenizer, save_tokenizer, tokenizer_digest
 from sidera.tokenizers.residual import CHUNK_ROWS, ResidualQuantiser, in_chunks, squared_distances
+from sidera.tokenizers.rqkmeans import RqKMeans
 from sidera.tokenizers.rqvae import RqVae
 
 
@@ -26,16 +28,33 @@ def random_rqvae(sizes: tuple[int, ...] = (8, 5, 16), dim: int = 48, seed: int =
     return tokenizer.eval().requires_grad_(False)
 
 
+def random_rqkmeans(sizes: tuple[int, ...] = (8, 5, 16), dim: int = 48, seed: int = 0) -> RqKMeans:
+    tokenizer = RqKMeans(dim, sizes)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for codebook in tokenizer.quantiser.codebooks:
+            torch.nn.init.normal_(codebook, std=0.3)
+        tokenizer.shift_D.normal_()
+    return tokenizer.eval().requires_grad_(False)
+
+
+Make = Callable[..., RqVae | RqKMeans]
+every_method = pytest.mark.parametrize("make", [random_rqvae, random_rqkmeans], ids=["rqvae", "rqkmeans"])
+
+
 def random_vectors(items: int, dim: int = 48, seed: int = 1) -> torch.Tensor:
     return torch.randn(items, dim, generator=torch.Generator().manual_seed(seed))
 
 
-def test_codes_follow_the_definition_of_residual_quantisation() -> None:
-    tokenizer = random_rqvae()
+@every_method
+def test_codes_follow_the_definition_of_residual_quantisation(make: Make) -> None:
+    tokenizer = make()
     vectors = random_vectors(40)
     codes = tokenizer.encode(vectors, "any")
     assert codes.dtype == torch.int64
-    latents = tokenizer.encoder((vectors - tokenizer.shift_D) / tokenizer.scale)
+    latents = vectors - tokenizer.shift_D
+    if isinstance(tokenizer, RqVae):
+        latents = tokenizer.encoder(latents / tokenizer.scale)
     for item in range(40):
         residual = latents[item].double()
         for level, codebook in enumerate(tokenizer.quantiser.codebooks):
@@ -44,9 +63,10 @@ def test_codes_follow_the_definition_of_residual_quantisation() -> None:
             residual = residual - codebook[codes[item, level]].double()
 
 
+@every_method
 @pytest.mark.parametrize(("threads", "items"), [(1, 2 * CHUNK_ROWS + 37), (2, 12)])
-def test_a_batch_gets_the_codes_of_its_items_one_by_one(threads: int, items: int) -> None:
-    tokenizer = random_rqvae((256, 256, 256), dim=384)
+def test_a_batch_gets_the_codes_of_its_items_one_by_one(make: Make, threads: int, items: int) -> None:
+    tokenizer = make((256, 256, 256), dim=384)
     vectors = random_vectors(items, 384)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -63,8 +83,9 @@ def test_a_batch_gets_the_codes_of_its_items_one_by_one(threads: int, items: int
         torch.set_num_threads(before)
 
 
-def test_the_bits_of_a_row_do_not_depend_on_its_place_its_neighbours_or_its_memory() -> None:
-    tokenizer = random_rqvae((64,) * 3, dim=384)
+@every_method
+def test_the_bits_of_a_row_do_not_depend_on_its_place_its_neighbours_or_its_memory(make: Make) -> None:
+    tokenizer = make((64,) * 3, dim=384)
     vectors = random_vectors(300, 384)
     latents = tokenizer.latents(vectors, "a")
     order = torch.randperm(300, generator=torch.Generator().manual_seed(0))
@@ -119,8 +140,9 @@ def test_reconstruction_is_the_decoder_of_the_chosen_codes_in_item_space() -> No
     torch.testing.assert_close(tokenizer.reconstruct(codes), expected)
 
 
-def test_a_saved_and_loaded_tokenizer_is_the_same(tmp_path: Path) -> None:
-    tokenizer = random_rqvae()
+@every_method
+def test_a_saved_and_loaded_tokenizer_is_the_same(make: Make, tmp_path: Path) -> None:
+    tokenizer = make()
     save_tokenizer(tokenizer, tmp_path / "tokenizer")
     loaded = load_tokenizer(tmp_path / "tokenizer")
     vectors = random_vectors(50)
@@ -130,13 +152,14 @@ def test_a_saved_and_loaded_tokenizer_is_the_same(tmp_path: Path) -> None:
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
 
 
-def test_the_digest_changes_with_any_weight_and_any_size() -> None:
-    tokenizer = random_rqvae()
+@every_method
+def test_the_digest_changes_with_any_weight_and_any_size(make: Make) -> None:
+    tokenizer = make()
     digest = tokenizer_digest(tokenizer)
     with torch.no_grad():
         tokenizer.quantiser.codebooks[1][0, 0] += 1e-6
     assert tokenizer_digest(tokenizer) != digest
-    assert tokenizer_digest(random_rqvae((8, 16, 5))) != digest
+    assert tokenizer_digest(make((8, 16, 5))) != digest
 
 
 def test_a_damaged_tokenizer_folder_is_refused(tmp_path: Path) -> None:
@@ -145,7 +168,7 @@ def test_a_damaged_tokenizer_folder_is_refused(tmp_path: Path) -> None:
     save_tokenizer(random_rqvae(), tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"method": "magic"}))
-    with pytest.raises(TokenizerError, match="method 'magic' is not known; known: rqvae"):
+    with pytest.raises(TokenizerError, match="method 'magic' is not known; known: rqvae, rqkmeans"):
         load_tokenizer(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config | {"latent_dim": 13}))
     with pytest.raises(TokenizerError, match=r"does not fit config\.json"):
@@ -159,8 +182,9 @@ def test_a_damaged_tokenizer_folder_is_refused(tmp_path: Path) -> None:
         load_tokenizer(tmp_path)
 
 
-def test_vectors_with_nan_are_refused_by_row() -> None:
-    tokenizer: ItemTokenizer = random_rqvae()
+@every_method
+def test_vectors_with_nan_are_refused_by_row(make: Make) -> None:
+    tokenizer: ItemTokenizer = make()
     vectors = random_vectors(20)
     vectors[3, 5] = float("nan")
     vectors[11, 0] = float("inf")
@@ -168,14 +192,16 @@ def test_vectors_with_nan_are_refused_by_row() -> None:
         tokenizer.encode(vectors, "a")
 
 
+@every_method
 @pytest.mark.parametrize("shape", [(4, 47), (48,), (4, 48, 1)])
-def test_vectors_of_another_width_are_refused(shape: tuple[int, ...]) -> None:
+def test_vectors_of_another_width_are_refused(make: Make, shape: tuple[int, ...]) -> None:
     with pytest.raises(TokenizerError, match=r"this tokenizer takes \[items, 48\]"):
-        random_rqvae().encode(torch.zeros(shape), "a")
+        make().encode(torch.zeros(shape), "a")
 
 
-def test_no_vectors_get_no_codes() -> None:
-    assert random_rqvae().encode(torch.zeros(0, 48), "a").shape == (0, 3)
+@every_method
+def test_no_vectors_get_no_codes(make: Make) -> None:
+    assert make().encode(torch.zeros(0, 48), "a").shape == (0, 3)
 
 
 @pytest.mark.parametrize("sizes", [(), (4, 0), (2**16,) * 4])
@@ -189,3 +215,27 @@ def test_equally_near_codes_give_the_lower_one() -> None:
     with torch.no_grad():
         tokenizer.quantiser.codebooks[0][:] = 1.0
     assert np.unique(tokenizer.encode(random_vectors(9), "a")[:, 0]).tolist() == [0]
+
+
+def test_residual_k_means_rebuilds_a_vector_from_the_sum_of_its_codes_and_the_mean() -> None:
+    tokenizer = random_rqkmeans()
+    codes = tokenizer.encode(random_vectors(5), "a")
+    books = tokenizer.quantiser.codebooks
+    expected = books[0][codes[:, 0]] + books[1][codes[:, 1]] + books[2][codes[:, 2]] + tokenizer.shift_D
+    torch.testing.assert_close(tokenizer.reconstruct(codes), expected)
+
+
+def test_residual_k_means_tells_vectors_apart_that_lie_far_from_the_origin() -> None:
+    near = random_rqkmeans((64, 64))
+    near.shift_D.zero_()
+    far = random_rqkmeans((64, 64))
+    far.shift_D.fill_(1000.0)
+    vectors = random_vectors(100)
+    assert (far.encode(vectors + 1000, "a") == near.encode(vectors, "a")).float().mean() > 0.98
+
+
+def test_a_residual_k_means_config_without_a_size_is_refused(tmp_path: Path) -> None:
+    save_tokenizer(random_rqkmeans(), tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"method": "rqkmeans", "dim": 48}))
+    with pytest.raises(TokenizerError, match="no field 'codebook_sizes'"):
+        load_tokenizer(tmp_path)

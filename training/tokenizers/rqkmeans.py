@@ -1,0 +1,119 @@
+"""Fits residual k-means (QARM, arXiv 2411.11739): one clustering a level, of what the levels before left over.
+
+Does not know domains or texts. Inference is ``sidera.tokenizers.rqkmeans``.
+
+Shapes: N item, D item vector dim, V codebook size.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from sidera.files import write_atomically
+from sidera.tokenizers.residual import squared_distances
+from sidera.tokenizers.rqkmeans import RqKMeans
+from training.errors import StageError
+from training.kmeans import kmeans_codebook
+from training.progress import track
+from training.tokenizers.common import TokenizerConfig, check, check_item_vectors, fit_digest, held_out
+
+_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class RqKMeansConfig(TokenizerConfig):
+    """Settings of ``method: rqkmeans``.
+
+    Attributes:
+        iterations: of k-means at each level, at most.
+    """
+
+    iterations: int = 50
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole = isinstance(self.iterations, int) and self.iterations >= 1
+        check(whole, "iterations", self.iterations, "that is a whole number of at least 1")
+
+
+def fit_rqkmeans(
+    vectors_ND: np.ndarray,
+    config: RqKMeansConfig,
+    folder: Path,
+    on_level: Callable[[int, float], None] | None = None,
+) -> RqKMeans:
+    """Fit codebook after codebook, or go on at the level where a killed fit of the same vectors and config stopped.
+
+    A resumed fit ends in the same codebooks: every level draws from its own seed, and the checkpoint
+    (``folder / "rqkmeans.safetensors"``) holds the codebooks that are done.
+
+    Args:
+        vectors_ND: float[N, D] item vectors of all domains; a share of them is held out, to report errors.
+        config: settings.
+        folder: of the checkpoint.
+        on_level: told, after its checkpoint is written, how many levels are done and the relative reconstruction
+            error of the held-out items with these.
+
+    Raises:
+        DataError: the vectors hold NaN or infinity, or have no rows.
+        StageError: the checkpoint cannot be read.
+    """
+    check_item_vectors(vectors_ND, "the fit")
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / "rqkmeans.safetensors"
+    digest = fit_digest(vectors_ND, config)
+    done = _read(checkpoint, digest)
+    held_out_N = torch.from_numpy(held_out(len(vectors_ND), config.validation_share, config.seed))
+    vectors = torch.from_numpy(np.ascontiguousarray(vectors_ND, dtype=np.float32))
+    model = RqKMeans(vectors.shape[1], config.codebook_sizes).requires_grad_(False)
+    model.shift_D.copy_(vectors[~held_out_N].mean(dim=0))
+    train_ND = vectors[~held_out_N] - model.shift_D
+    validation_ND = vectors[held_out_N] - model.shift_D if held_out_N.any() else train_ND.clone()
+    variance = float(validation_ND.square().sum()) or 1.0
+    codebooks = list(model.quantiser.codebooks)
+    with track("tokenizer rqkmeans", len(codebooks)) as advance:
+        for level, codebook_VD in enumerate(codebooks):
+            if level < len(done):
+                codebook_VD.copy_(done[level])
+            else:
+                seed = config.seed + level
+                centres = kmeans_codebook(train_ND.numpy(), len(codebook_VD), seed, config.iterations)
+                codebook_VD.copy_(torch.from_numpy(centres))
+                _write(checkpoint, digest, codebooks[: level + 1])
+            _take_away(train_ND, codebook_VD)
+            _take_away(validation_ND, codebook_VD)
+            error = float(validation_ND.square().sum()) / variance
+            advance(1, f"held-out error {error:.4f}")
+            if on_level is not None and level >= len(done):
+                on_level(level + 1, error)
+    return model.eval()
+
+
+def _take_away(residual_ND: Tensor, codebook_VD: Tensor) -> None:
+    """Subtract each row's nearest code from it, in place."""
+    for part_RD in residual_ND.split(_ROWS):
+        part_RD -= codebook_VD[squared_distances(part_RD, codebook_VD).argmin(dim=1)]
+
+
+def _write(checkpoint: Path, digest: str, codebooks: list[Tensor]) -> None:
+    tensors = {f"{level}": codebook_VD.detach() for level, codebook_VD in enumerate(codebooks)}
+    write_atomically(checkpoint, save(tensors, metadata={"digest": digest}))
+
+
+def _read(checkpoint: Path, digest: str) -> list[Tensor]:
+    """The codebooks of a fit of the same vectors and config; none where there is no such fit."""
+    if not checkpoint.is_file():
+        return []
+    try:
+        with safe_open(checkpoint, framework="pt") as file:
+            if file.metadata() != {"digest": digest}:
+                return []
+            return [file.get_tensor(f"{level}") for level in range(len(file.keys()))]
+    except (OSError, SafetensorError) as error:
+        raise StageError(f"checkpoint {checkpoint} cannot be read ({error}); delete it") from error
