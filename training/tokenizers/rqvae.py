@@ -5,10 +5,7 @@ Does not know domains or texts. Inference is ``sidera.tokenizers.rqvae``.
 Shapes: N item, B batch, D item vector dim, d latent dim, V codebook size.
 """
 
-import dataclasses
-import hashlib
 import io
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +17,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sidera.files import write_atomically
-from sidera.tokenizers.residual import ResidualQuantiser, squared_distances
+from sidera.tokenizers.residual import squared_distances
 from sidera.tokenizers.rqvae import RqVae
 from training.errors import NonFiniteLossError, StageError
 from training.kmeans import kmeans_codebook
 from training.progress import track
-from training.tokenizers.common import TokenizerConfig, check, check_item_vectors, held_out
+from training.tokenizers.common import TokenizerConfig, check, check_item_vectors, fit_digest, held_out
+from training.tokenizers.quantisation import EmaCodebooks, Quantisation, Quantised, Sinkhorn, quantise_for_training
 
 PRESETS: dict[str, dict[str, Any]] = {
     "cpu": {"hidden_sizes": (256, 128), "latent_dim": 32},
@@ -48,6 +46,11 @@ class RqVaeConfig(TokenizerConfig):
         learning_rate: of AdamW; falls to a hundredth along a cosine over the epochs.
         weight_decay: of AdamW, on the layers' weights, never on codebooks.
         restart_below: a code that got fewer items in an epoch starts again at a random residual.
+        ema_decay: codebooks are moving averages, with this decay (0.99 is usual), of what falls on their codes; None
+            lets them learn by gradient.
+        sinkhorn_epsilon: codes of the last level are balanced within each batch of the fit by optimal transport with
+            this weight of the entropy (0.003 is usual); None takes the nearest ones. ``encode`` always takes these.
+        sinkhorn_iterations: of that balancing.
         evaluate_every: epochs between evaluations on held-out items, and between checkpoints.
         patience: evaluations without a better held-out error after which the fit stops.
     """
@@ -61,6 +64,9 @@ class RqVaeConfig(TokenizerConfig):
     learning_rate: float = 3e-3
     weight_decay: float = 1e-4
     restart_below: int = 1
+    ema_decay: float | None = None
+    sinkhorn_epsilon: float | None = None
+    sinkhorn_iterations: int = 50
     evaluate_every: int = 5
     patience: int = 4
 
@@ -73,6 +79,20 @@ class RqVaeConfig(TokenizerConfig):
         for field in ("commitment", "weight_decay", "warm_up_epochs", "restart_below"):
             check(getattr(self, field) >= 0, field, getattr(self, field), "of at least 0")
         check(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
+        if self.ema_decay is not None:
+            check(0 < self.ema_decay < 1, "ema_decay", self.ema_decay, "between 0 and 1")
+        if self.sinkhorn_epsilon is not None:
+            check(self.sinkhorn_epsilon > 0, "sinkhorn_epsilon", self.sinkhorn_epsilon, "above 0")
+        whole = isinstance(self.sinkhorn_iterations, int) and self.sinkhorn_iterations >= 1
+        check(whole, "sinkhorn_iterations", self.sinkhorn_iterations, "that is a whole number of at least 1")
+
+    @property
+    def quantisation(self) -> Quantisation:
+        """How a step quantises."""
+        balance = None
+        if self.sinkhorn_epsilon is not None:
+            balance = Sinkhorn(self.sinkhorn_epsilon, self.sinkhorn_iterations)
+        return Quantisation(self.commitment, self.ema_decay is None, balance)
 
 
 def fit_rqvae(
@@ -127,19 +147,19 @@ class _Fit:
         vectors = torch.from_numpy(np.ascontiguousarray(vectors_ND, dtype=np.float32))
         self.train_ND = vectors[torch.from_numpy(~held_out_N)]
         self.validation_ND = vectors[torch.from_numpy(held_out_N)] if held_out_N.any() else self.train_ND
-        self.digest = _digest(vectors_ND, config)
+        self.digest = fit_digest(vectors_ND, config)
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             self.model = RqVae(vectors.shape[1], config.codebook_sizes, config.latent_dim, config.hidden_sizes)
         self.model.shift_D.copy_(self.train_ND.mean(dim=0))
         spread = (self.train_ND - self.model.shift_D).square().mean().sqrt()
         self.model.scale.copy_(spread if float(spread) > 0 else torch.ones(()))
-        codebooks = list(self.model.quantiser.parameters())
         layers = [*self.model.encoder.parameters(), *self.model.decoder.parameters()]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": layers, "weight_decay": config.weight_decay}, {"params": codebooks, "weight_decay": 0.0}],
-            lr=config.learning_rate,
-        )
+        groups = [{"params": layers, "weight_decay": config.weight_decay}]
+        self.ema = None if config.ema_decay is None else EmaCodebooks(self.model.quantiser, config.ema_decay)
+        if self.ema is None:
+            groups.append({"params": list(self.model.quantiser.parameters()), "weight_decay": 0.0})
+        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
         self.epoch = 0
         self.best: dict[str, Tensor] = self._weights()
         self.best_error = float("inf")
@@ -161,7 +181,7 @@ class _Fit:
         total = 0.0
         order_N = torch.randperm(len(self.train_ND), generator=generator)
         for step, rows_B in enumerate(order_N.split(config.batch_size)):
-            loss, codes = rqvae_loss(self.model, self.train_ND[rows_B], config.commitment, quantised)
+            loss, made = rqvae_loss(self.model, self.train_ND[rows_B], config.quantisation if quantised else None)
             if not torch.isfinite(loss):
                 raise NonFiniteLossError(
                     f"tokenizer rqvae: the loss is {loss.item()} in epoch {self.epoch}, step {step}; "
@@ -171,7 +191,11 @@ class _Fit:
             loss.backward()
             self.optimizer.step()
             total += loss.item() * len(rows_B)
-            for uses_V, codes_B in zip(uses, codes, strict=True):
+            if made is None:
+                continue
+            if self.ema is not None:
+                self.ema.update(made.residuals, made.codes)
+            for uses_V, codes_B in zip(uses, made.codes, strict=True):
                 uses_V += torch.bincount(codes_B, minlength=len(uses_V))
         self.epoch += 1
         if quantised:
@@ -195,6 +219,8 @@ class _Fit:
             return
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
         self.best = state["best"]
         self.epoch = state["epoch"]
         self.best_error = state["best_error"]
@@ -207,6 +233,7 @@ class _Fit:
                 "digest": self.digest,
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
+                "ema": None if self.ema is None else self.ema.state_dict(),
                 "best": self.best,
                 "epoch": self.epoch,
                 "best_error": self.best_error,
@@ -235,6 +262,9 @@ class _Fit:
             centres = kmeans_codebook(residual_Nd.numpy(), len(codebook_Vd), self.config.seed + level)
             codebook_Vd.copy_(torch.from_numpy(centres))
             codes_N = torch.cat([squared_distances(part, codebook_Vd).argmin(1) for part in residual_Nd.split(8192)])
+            if self.ema is not None:
+                counts_V = torch.bincount(codes_N, minlength=len(codebook_Vd))
+                self.ema.start(level, counts_V * (self.config.batch_size / len(codes_N)))
             residual_Nd = residual_Nd - codebook_Vd[codes_N]
 
     def _evaluate(self) -> None:
@@ -256,63 +286,32 @@ class _Fit:
             return
         rows_K = torch.randint(len(self.train_ND), (most,), generator=generator)
         residual_Kd = self.model.encoder(self.model.standardise(self.train_ND[rows_K]))
-        for codebook_Vd, dead_K in zip(self.model.quantiser.codebooks, dead, strict=True):
+        for level, (codebook_Vd, dead_K) in enumerate(zip(self.model.quantiser.codebooks, dead, strict=True)):
             codes_K = squared_distances(residual_Kd, codebook_Vd).argmin(dim=1)
             following_Kd = residual_Kd - codebook_Vd[codes_K]
             codebook_Vd[dead_K] = residual_Kd[: len(dead_K)]
-            for moment in ("exp_avg", "exp_avg_sq"):
-                self.optimizer.state[codebook_Vd][moment][dead_K] = 0.0
+            if self.ema is not None:
+                self.ema.restart(level, dead_K)
+            else:
+                for moment in ("exp_avg", "exp_avg_sq"):
+                    self.optimizer.state[codebook_Vd][moment][dead_K] = 0.0
             residual_Kd = following_Kd
 
 
-def rqvae_loss(
-    model: RqVae, vectors_BD: Tensor, commitment: float, quantised: bool = True
-) -> tuple[Tensor, list[Tensor]]:
-    """Reconstruction + sum over levels of ||sg[r] - e||^2 + commitment ||r - sg[e]||^2 (eq. 1 and 2 of TIGER).
+def rqvae_loss(model: RqVae, vectors_BD: Tensor, how: Quantisation | None) -> tuple[Tensor, Quantised | None]:
+    """Reconstruction + quantisation loss (eq. 1 and 2 of TIGER). Squares are means over components.
 
-    All squares are means over components. The decoder's gradient passes the quantiser straight through.
+    The decoder's gradient passes the quantiser straight through.
 
     Args:
         model: the RQ-VAE.
         vectors_BD: item vectors, not standardised.
-        commitment: weight of the last term.
-        quantised: False leaves the quantiser out: the loss of the bare autoencoder.
-
-    Returns:
-        The loss, and the codes of each level: int64[B] each, none when not quantised.
+        how: None leaves the quantiser out: the loss of the bare autoencoder.
     """
     inputs_BD = model.standardise(vectors_BD)
     latents_Bd = model.encoder(inputs_BD)
-    if not quantised:
-        return F.mse_loss(model.decoder(latents_Bd), inputs_BD), [torch.empty(0, dtype=torch.int64)] * len(
-            model.codebook_sizes
-        )
-    quantised_Bd, loss, codes = quantise_for_training(model.quantiser, latents_Bd, commitment)
-    straight_through_Bd = latents_Bd + (quantised_Bd - latents_Bd).detach()
-    return F.mse_loss(model.decoder(straight_through_Bd), inputs_BD) + loss, codes
-
-
-def quantise_for_training(
-    quantiser: ResidualQuantiser, latents_Bd: Tensor, commitment: float
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Quantise with gradients: the chosen codes' sum float[B, d], the quantisation loss, int64[B] codes per level."""
-    residual_Bd = latents_Bd
-    total_Bd = torch.zeros_like(latents_Bd)
-    loss = latents_Bd.new_zeros(())
-    codes = []
-    for codebook_Vd in quantiser.codebooks:
-        codes_B = squared_distances(residual_Bd.detach(), codebook_Vd.detach()).argmin(dim=1)
-        chosen_Bd = F.embedding(codes_B, codebook_Vd)
-        loss = loss + F.mse_loss(chosen_Bd, residual_Bd.detach())
-        loss = loss + commitment * F.mse_loss(residual_Bd, chosen_Bd.detach())
-        residual_Bd = residual_Bd - chosen_Bd.detach()
-        total_Bd = total_Bd + chosen_Bd
-        codes.append(codes_B)
-    return total_Bd, loss, codes
-
-
-def _digest(vectors_ND: np.ndarray, config: RqVaeConfig) -> str:
-    digest = hashlib.sha256(json.dumps(dataclasses.asdict(config), sort_keys=True).encode())
-    digest.update(f"{vectors_ND.dtype}{vectors_ND.shape}".encode())
-    digest.update(np.ascontiguousarray(vectors_ND).data)
-    return digest.hexdigest()
+    if how is None:
+        return F.mse_loss(model.decoder(latents_Bd), inputs_BD), None
+    made = quantise_for_training(model.quantiser, latents_Bd, how)
+    straight_through_Bd = latents_Bd + (made.total_Bd - latents_Bd).detach()
+    return F.mse_loss(model.decoder(straight_through_Bd), inputs_BD) + made.loss, made

@@ -11,7 +11,8 @@ from sidera.tokenizers import tokenizer_digest
 from sidera.tokenizers.rqvae import RqVae
 from training.errors import ConfigError, DataError, NonFiniteLossError, StageError
 from training.tokenizers.common import held_out
-from training.tokenizers.rqvae import RqVaeConfig, fit_rqvae, quantise_for_training, rqvae_loss
+from training.tokenizers.quantisation import Quantisation
+from training.tokenizers.rqvae import RqVaeConfig, fit_rqvae, rqvae_loss
 
 CONFIG = RqVaeConfig(
     codebook_sizes=(8, 8, 8),
@@ -22,6 +23,9 @@ CONFIG = RqVaeConfig(
     batch_size=64,
     evaluate_every=2,
 )
+EMA = dataclasses.replace(CONFIG, ema_decay=0.9)
+SINKHORN = dataclasses.replace(CONFIG, sinkhorn_epsilon=0.01)
+BOTH = dataclasses.replace(EMA, sinkhorn_epsilon=0.01)
 
 
 def clustered(items: int = 400, dim: int = 20) -> np.ndarray:
@@ -45,20 +49,23 @@ def test_a_fit_explains_most_of_items_that_it_never_saw(tmp_path: Path) -> None:
     assert not any(parameter.requires_grad for parameter in tokenizer.parameters())
 
 
+@pytest.mark.parametrize("config", [CONFIG, BOTH], ids=["plain", "ema and sinkhorn"])
 @pytest.mark.parametrize("killed_after", [1, 3, 6, 9])
-def test_a_killed_and_resumed_fit_ends_in_the_weights_of_an_undisturbed_one(tmp_path: Path, killed_after: int) -> None:
+def test_a_killed_and_resumed_fit_ends_in_the_weights_of_an_undisturbed_one(
+    tmp_path: Path, killed_after: int, config: RqVaeConfig
+) -> None:
     vectors = clustered()
-    undisturbed = fit_rqvae(vectors, CONFIG, tmp_path / "undisturbed")
+    undisturbed = fit_rqvae(vectors, config, tmp_path / "undisturbed")
 
     def kill(epoch: int, loss: float) -> None:
         if epoch == killed_after:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit_rqvae(vectors, CONFIG, tmp_path / "killed", on_epoch=kill)
+        fit_rqvae(vectors, config, tmp_path / "killed", on_epoch=kill)
     torch.manual_seed(killed_after)
     epochs: list[int] = []
-    resumed = fit_rqvae(vectors, CONFIG, tmp_path / "killed", on_epoch=lambda epoch, loss: epochs.append(epoch))
+    resumed = fit_rqvae(vectors, config, tmp_path / "killed", on_epoch=lambda epoch, loss: epochs.append(epoch))
     assert tokenizer_digest(resumed) == tokenizer_digest(undisturbed)
     assert epochs[0] == {1: 1, 3: 1, 6: 7, 9: 9}[killed_after]
 
@@ -95,9 +102,10 @@ def test_the_loss_is_reconstruction_plus_codebook_plus_a_quarter_of_commitment()
     for codebook in model.quantiser.codebooks:
         torch.nn.init.normal_(codebook)
     vectors = torch.randn(7, 6)
-    loss, codes = rqvae_loss(model, vectors, commitment=0.25)
+    loss, made = rqvae_loss(model, vectors, Quantisation(commitment=0.25))
+    assert made is not None
     residual, total, expected = model.encoder(vectors), torch.zeros(7, 3), torch.zeros(())
-    for codebook, codes_of_level in zip(model.quantiser.codebooks, codes, strict=True):
+    for codebook, codes_of_level in zip(model.quantiser.codebooks, made.codes, strict=True):
         assert torch.equal(codes_of_level, torch.cdist(residual, codebook).argmin(dim=1))
         expected = expected + 1.25 * (residual - codebook[codes_of_level]).square().mean()
         total = total + codebook[codes_of_level]
@@ -106,34 +114,24 @@ def test_the_loss_is_reconstruction_plus_codebook_plus_a_quarter_of_commitment()
     torch.testing.assert_close(loss, expected)
 
 
-def test_reconstruction_reaches_the_encoder_straight_through_and_codebooks_only_by_their_own_loss() -> None:
+def test_reconstruction_reaches_the_encoder_straight_through_and_no_codebook() -> None:
     torch.manual_seed(0)
     model = RqVae(6, (4, 4), latent_dim=3, hidden_sizes=[])
     for codebook in model.quantiser.codebooks:
         torch.nn.init.normal_(codebook)
-    latents = torch.randn(9, 3, requires_grad=True)
-    _, loss, codes = quantise_for_training(model.quantiser, latents, commitment=0.25)
-    loss.backward()
-    residual = latents.detach()
-    expected = torch.zeros(9, 3)
-    for codebook, codes_of_level in zip(model.quantiser.codebooks, codes, strict=True):
-        difference = residual - codebook.detach()[codes_of_level]
-        expected += 0.25 * 2 * difference / difference.numel()
-        own = torch.zeros_like(codebook).index_add_(0, codes_of_level, -2 * difference / difference.numel())
-        torch.testing.assert_close(codebook.grad, own)
-        residual = difference
-    torch.testing.assert_close(latents.grad, expected)
-    total, _ = rqvae_loss(model, torch.randn(9, 6), commitment=0.0)
+    total, _ = rqvae_loss(model, torch.randn(9, 6), Quantisation(commitment=0.0, codebook_gradient=False))
     total.backward()
     assert float(model.encoder[0].weight.grad.abs().sum()) > 0  # type: ignore[union-attr, operator]
+    assert all(codebook.grad is None for codebook in model.quantiser.codebooks)
 
 
-def test_dead_codes_are_restarted_so_that_codes_stay_in_use(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_dead_codes_are_restarted_so_that_codes_stay_in_use(tmp_path: Path, ema_decay: float | None) -> None:
     vectors = clustered(600)
     config = dataclasses.replace(CONFIG, codebook_sizes=(64, 64), epochs=30, commitment=4.0, learning_rate=0.02)
 
     def use(restart_below: int) -> float:
-        own = dataclasses.replace(config, restart_below=restart_below, patience=100)
+        own = dataclasses.replace(config, restart_below=restart_below, patience=100, ema_decay=ema_decay)
         tokenizer = fit_rqvae(vectors, own, tmp_path / str(restart_below))
         codes = tokenizer.encode(torch.from_numpy(vectors), "a")
         return float(np.mean([len(torch.unique(codes[:, level])) / 64 for level in range(2)]))
@@ -141,14 +139,16 @@ def test_dead_codes_are_restarted_so_that_codes_stay_in_use(tmp_path: Path) -> N
     assert use(1) > use(0)
 
 
+@pytest.mark.parametrize("config", [CONFIG, BOTH], ids=["plain", "ema and sinkhorn"])
 @pytest.mark.parametrize("items", [1, 2, 5])
-def test_fewer_items_than_codes_are_fitted(tmp_path: Path, items: int) -> None:
-    tokenizer = fit_rqvae(clustered(items), CONFIG, tmp_path)
+def test_fewer_items_than_codes_are_fitted(tmp_path: Path, items: int, config: RqVaeConfig) -> None:
+    tokenizer = fit_rqvae(clustered(items), config, tmp_path)
     assert tokenizer.encode(torch.from_numpy(clustered(items)), "a").shape == (items, 3)
 
 
-def test_identical_vectors_are_fitted(tmp_path: Path) -> None:
-    tokenizer = fit_rqvae(np.ones((50, 20), dtype=np.float32), CONFIG, tmp_path)
+@pytest.mark.parametrize("config", [CONFIG, BOTH], ids=["plain", "ema and sinkhorn"])
+def test_identical_vectors_are_fitted(tmp_path: Path, config: RqVaeConfig) -> None:
+    tokenizer = fit_rqvae(np.ones((50, 20), dtype=np.float32), config, tmp_path)
     codes = tokenizer.encode(torch.ones(50, 20), "a")
     assert len(torch.unique(codes, dim=0)) == 1
 
@@ -173,8 +173,42 @@ def test_vectors_with_nan_are_refused_by_row_and_a_loss_that_explodes_by_epoch_a
         ("commitment", -0.1),
         ("learning_rate", 0.0),
         ("patience", 0),
+        ("ema_decay", 0.0),
+        ("ema_decay", 1.0),
+        ("sinkhorn_epsilon", 0.0),
+        ("sinkhorn_iterations", 0),
+        ("sinkhorn_iterations", 1.5),
     ],
 )
 def test_a_setting_that_cannot_mean_anything_is_refused_by_name(field: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"tokenizer.{field} is"):
         RqVaeConfig(**{field: value})  # type: ignore[arg-type]
+
+
+def test_codebooks_that_are_averages_move_where_no_gradient_could_take_them(tmp_path: Path) -> None:
+    vectors = clustered()
+    still = dataclasses.replace(CONFIG, learning_rate=1e-12, restart_below=0, patience=100)
+    start = fit_rqvae(vectors, still, tmp_path / "gradient")
+    moved = fit_rqvae(vectors, dataclasses.replace(still, ema_decay=0.9), tmp_path / "ema")
+    for before, after in zip(start.quantiser.codebooks, moved.quantiser.codebooks, strict=True):
+        assert float((after - before).abs().max()) > 1e-3
+    for before, after in zip(start.encoder.parameters(), moved.encoder.parameters(), strict=True):
+        torch.testing.assert_close(after, before)
+
+
+def test_a_fit_with_averages_explains_most_of_items_that_it_never_saw(tmp_path: Path) -> None:
+    vectors = clustered()
+    tokenizer = fit_rqvae(vectors, dataclasses.replace(EMA, epochs=60), tmp_path)
+    assert relative_error(tokenizer, vectors[held_out(len(vectors), 0.05, 0)]) < 0.35
+
+
+def test_balancing_shapes_the_fit_and_codes_stay_a_function_of_the_vector_alone(tmp_path: Path) -> None:
+    vectors = torch.from_numpy(clustered())
+    plain = fit_rqvae(vectors.numpy(), CONFIG, tmp_path / "plain")
+    balanced = fit_rqvae(vectors.numpy(), SINKHORN, tmp_path / "balanced")
+    assert balanced.config() == plain.config()
+    assert not torch.equal(balanced.quantiser.codebooks[-1], plain.quantiser.codebooks[-1])
+    codes = balanced.encode(vectors, "a")
+    assert torch.equal(codes, torch.cat([balanced.encode(vector, "a") for vector in vectors.split(1)]))
+    last = balanced.distances(balanced.latents(vectors, "a"), codes[:, :2])
+    assert torch.equal(codes[:, 2], last.argmin(dim=1))
