@@ -41,8 +41,8 @@ class CodeLoss(nn.Module):
     Args:
         backbone: its hidden states predict the codes.
         vocabulary: where the codes lie.
-        dropout: of the embedded tokens and of the last hidden states, while training. Not of the attention weights: that
-            takes the fused attention kernel away, and with it half of the speed on CPUs.
+        dropout: of the embedded tokens and of the last hidden states, while training. Not of the attention weights:
+            that takes the fused attention kernel away, and with it half of the speed on CPUs.
         label_smoothing: share of the probability that goes to all codes of the level.
     """
 
