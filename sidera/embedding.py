@@ -96,7 +96,7 @@ def _field_text(name: str, value: object) -> str:
     if isinstance(value, (list, tuple)) and "list" in kinds and all(isinstance(part, str) for part in value):
         return ", ".join(part for part in map(_one_line, value) if part)
     if isinstance(value, (int, float)) and not isinstance(value, bool) and "number" in kinds:
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             raise EmbeddingError(f"field {name!r} is {value}; numbers must be finite")
         return str(value)
     raise EmbeddingError(f"field {name!r} holds {type(value).__name__}; expected {expected}")

@@ -95,6 +95,10 @@ def test_a_field_of_a_kind_without_text_is_refused_by_name(fields: dict[str, obj
         item_text(fields)
 
 
+def test_a_whole_number_of_any_length_is_text() -> None:
+    assert item_text({"serial": 10**400}) == f"serial: 1{'0' * 400}"
+
+
 def test_an_item_without_text_is_refused_by_its_id() -> None:
     with pytest.raises(EmbeddingError, match="item 'b2' has no text"):
         item_texts([{"title": "Ball"}, {"title": " "}], ["a1", "b2"])
