@@ -92,6 +92,8 @@ def _item_id(item: Mapping[str, object]) -> str:
         raise _BadItemError(f'"item_id" is {_kind(item_id)}; expected text, so put it in quotes')
     if not item_id.strip():
         raise _BadItemError('"item_id" is empty; give each item its id as text')
+    if "\0" in item_id:
+        raise _BadItemError('"item_id" holds U+0000, which no catalog can hold; write the id without it')
     return item_id
 
 

@@ -186,6 +186,7 @@ def test_the_digest_changes_with_bytes_domains_and_options_alone(tmp_path: Path)
         (b'{"item_id": "a", "title": "Again"}', 'item_id "a" is already on line 1'),
         (b'{"item_id": 7, "title": "Seven"}', '"item_id" is a number; expected text'),
         (b'{"item_id": " ", "title": "Blank"}', '"item_id" is empty'),
+        (b'{"item_id": "c\\u0000d", "title": "x"}', '"item_id" holds U+0000'),
         (b'{"title": "Nameless"}', 'there is no "item_id"'),
         (b'{"item_id": "c", "title": 7}', "field 'title' holds int; expected text"),
         (b'{"item_id": "c", "title": "x", "more": {"k": 1}}', "field 'more' holds dict"),
