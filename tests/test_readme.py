@@ -26,9 +26,18 @@ def blocks(language: str) -> list[str]:
 
 
 def commands(program: str) -> list[list[str]]:
-    lines = "\n".join(blocks("bash")).replace("\\\n", " ").splitlines()
-    parsed = [shlex.split(line, comments=True) for line in lines]
-    return [words[1:] for words in parsed if words and words[0] == program]
+    """The arguments of every call of a program; a call ends with its line unless a quotation is open."""
+    found, begun = [], ""
+    for line in "\n".join(blocks("bash")).replace("\\\n", " ").splitlines():
+        begun += line + "\n"
+        try:
+            words = shlex.split(begun, comments=True)
+        except ValueError:
+            continue
+        begun = ""
+        if words and words[0] == program:
+            found.append(words[1:])
+    return found
 
 
 def resolve(group: click.Command, words: list[str]) -> tuple[click.Command, list[str]]:
