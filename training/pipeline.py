@@ -12,14 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sidera.bundle import open_bundle
+from sidera.bundle import open_bundle, verify_bundle
 from sidera.catalog import Catalog, CatalogItem, create_catalog
 from sidera.embedding import TextEncoder, embedder_config
-from sidera.errors import BundleError
 from sidera.language_model import LanguageModel, load_backbone
 from sidera.manifest import MANIFEST_NAME, Manifest
 from sidera.tokenizers import ItemTokenizer, load_tokenizer
-from sidera.vocabulary import Vocabulary
+from sidera.vocabulary import DOMAIN_ROWS, Vocabulary
 from training.bundling import Trained, write_trained_bundle
 from training.config import TrainConfig
 from training.data import DomainData, read_dataset
@@ -49,6 +48,7 @@ def train(config: TrainConfig, say: Callable[[str], None]) -> Manifest:
     """
     out = Path(config.out)
     _check_place(out)
+    device = _device(config.device)
     dataset = read_dataset(Path(config.data), config.domains or None, config.min_interactions)
     everything = {"config": config.digestible(), "data": dataset.digest, "out": str(out.absolute())}
     with stage(out.parent / "work", "run", everything) as whole:
@@ -58,7 +58,6 @@ def train(config: TrainConfig, say: Callable[[str], None]) -> Manifest:
             return manifest
         if config.threads:
             torch.set_num_threads(config.threads)
-        device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
         run = Run(config, dataset, split_events(dataset), out.parent / "work", device, say)
         return _run_stages(run, out)
 
@@ -67,6 +66,11 @@ def _run_stages(run: Run, out: Path) -> Manifest:
     events, domains = run.events, run.dataset.domains
     if not (events.part_E == Part.TRAIN).any():
         raise DataError(f"{run.config.data}: no user has 3 events in a domain, so nothing can be learned; add events")
+    if len(run.names) > DOMAIN_ROWS:
+        raise DataError(
+            f"{run.config.data}: {len(run.names)} domains are more than the {DOMAIN_ROWS} that one model can learn; "
+            "choose fewer with --domains"
+        )
     run.say(f"data: {len(run.names)} domains, {len(run.dataset.users)} users, {len(events.user_E)} events")
     encoder = TextEncoder(run.config.encoder, run.device)
     vectors = {domain.name: item_vectors(domain, encoder, run.work / "vectors") for domain in domains}
@@ -141,6 +145,12 @@ def _catalog(domains: Sequence[DomainData], sids: Sids, codebook_sizes: Sequence
     return create_catalog(items, codebook_sizes)
 
 
+def _device(wanted: str) -> str:
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device: PyTorch finds no GPU here; set auto or cpu, or install PyTorch for CUDA")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+
+
 def _check_place(out: Path) -> None:
     """Refuse now what the last stage would refuse: a place where something else lies."""
     if out.name == "work":
@@ -150,8 +160,5 @@ def _check_place(out: Path) -> None:
 
 
 def _whole_bundle(path: Path) -> Manifest | None:
-    """The manifest of the bundle at ``path``; None where there is none that can be read."""
-    try:
-        return open_bundle(path).manifest
-    except BundleError:
-        return None
+    """The manifest of the bundle at ``path``; None where there is none, or where a byte of it has changed."""
+    return None if verify_bundle(path) else open_bundle(path).manifest

@@ -59,11 +59,15 @@ def test_a_bundle_that_was_removed_or_damaged_is_written_again_from_the_stages(
 ) -> None:
     config = config_in(run_copy, tiny_data, tiny_encoder)
     train(config, lambda sentence: None)
-    (run_copy / "bundle" / "manifest.json").write_text("{}")
-    said: list[str] = []
-    train(config, said.append)
-    assert verify_bundle(run_copy / "bundle") == []
-    assert sum("kept" in sentence for sentence in said) == 5
+    weights = run_copy / "bundle" / "backbone" / "model.safetensors"
+    flipped = bytearray(weights.read_bytes())
+    flipped[-1] ^= 1
+    for damaged, content in ((run_copy / "bundle" / "manifest.json", b"{}"), (weights, bytes(flipped))):
+        damaged.write_bytes(content)
+        said: list[str] = []
+        train(config, said.append)
+        assert verify_bundle(run_copy / "bundle") == []
+        assert sum("kept" in sentence for sentence in said) == 5
 
 
 def test_another_setting_of_phase_2_trains_the_adapters_again_and_nothing_before_them(
@@ -180,6 +184,25 @@ def test_data_in_which_nobody_has_3_events_are_refused_before_anything_is_comput
     with pytest.raises(DataError, match="no user has 3 events in a domain, so nothing can be learned; add events"):
         train(config_in(tmp_path, tmp_path / "data", tiny_encoder), lambda sentence: None)
     assert not (tmp_path / "work" / "vectors").exists()
+
+
+def test_more_domains_than_a_model_has_rows_for_are_refused_before_anything_is_computed(
+    tmp_path: Path, tiny_encoder: Path
+) -> None:
+    for number in range(33):
+        tiny.write_domain(tmp_path / "data" / f"d{number}", items("d", 3), walk("d", "user-1", [0, 1, 2]))
+    with pytest.raises(DataError, match=r"33 domains are more than the 32 .* choose fewer with --domains"):
+        train(config_in(tmp_path, tmp_path / "data", tiny_encoder), lambda sentence: None)
+    assert not (tmp_path / "work" / "vectors").exists()
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_training(
+    tmp_path: Path, tiny_data: Path, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ConfigError, match="device: PyTorch finds no GPU here; set auto or cpu"):
+        train(config_in(tmp_path, tiny_data, tiny_encoder, device="cuda"), lambda sentence: None)
+    assert not (tmp_path / "work").exists()
 
 
 def test_a_missing_domain_folder_is_refused_and_the_present_ones_named(
