@@ -90,6 +90,21 @@ class ResidualQuantiser(nn.Module):
 
         return in_chunks(of_chunk, latents_Nd, prefix_Nl)
 
+    def nearest_codes(self, latents_Nd: Tensor) -> Tensor:
+        """The nearest code at each level, the lower one where two are equally near: int64[N, L].
+
+        The codes of :meth:`distances` level by level, bit for bit, without keeping distances of more than one chunk.
+        """
+
+        def of_chunk(residual_Rd: Tensor) -> Tensor:
+            codes = []
+            for codebook_Vd in self.codebooks:
+                codes.append(squared_distances(residual_Rd, codebook_Vd).argmin(dim=1))
+                residual_Rd = residual_Rd - codebook_Vd[codes[-1]]
+            return torch.stack(codes, dim=1)
+
+        return in_chunks(of_chunk, latents_Nd)
+
     def lookup(self, codes_NL: Tensor) -> Tensor:
         """The sum of the chosen codes' vectors, added in the order of levels: float32[N, d]."""
         total_Nd: Tensor = self.codebooks[0][codes_NL[:, 0].long()]

@@ -62,6 +62,11 @@ class RqKMeans(ItemTokenizer):
         return self.quantiser.distances(latents_Nd, prefix_Nl)
 
     @torch.inference_mode()
+    def nearest_codes(self, latents_Nd: Tensor) -> Tensor:
+        """The nearest code at each level: int64[N, L]."""
+        return self.quantiser.nearest_codes(latents_Nd)
+
+    @torch.inference_mode()
     def reconstruct(self, codes_NL: Tensor) -> Tensor:
         """The chosen codes' sum, in item vector space: float32[N, D]."""
         return self.quantiser.lookup(codes_NL) + self.shift_D

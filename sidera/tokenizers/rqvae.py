@@ -90,6 +90,11 @@ class RqVae(ItemTokenizer):
         return self.quantiser.distances(latents_Nd, prefix_Nl)
 
     @torch.inference_mode()
+    def nearest_codes(self, latents_Nd: Tensor) -> Tensor:
+        """The nearest code at each level: int64[N, L]."""
+        return self.quantiser.nearest_codes(latents_Nd)
+
+    @torch.inference_mode()
     def reconstruct(self, codes_NL: Tensor) -> Tensor:
         """The decoder's output of the chosen codes' sum, in item vector space: float32[N, D]."""
         return in_chunks(

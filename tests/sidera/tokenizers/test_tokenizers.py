@@ -131,6 +131,15 @@ def test_distances_after_a_prefix_are_those_of_its_residual() -> None:
     assert tokenizer.distances(latents, prefix[:, :0]).shape == (9, 8)
 
 
+@every_method
+def test_all_levels_at_once_give_the_codes_of_level_by_level(make: Make) -> None:
+    tokenizer = make((64, 1, 256, 32), dim=384)
+    with torch.no_grad():
+        tokenizer.quantiser.codebooks[0][40:] = tokenizer.quantiser.codebooks[0][:24]
+    latents = tokenizer.latents(random_vectors(2 * CHUNK_ROWS + 37, 384), "a")
+    assert torch.equal(tokenizer.nearest_codes(latents), ItemTokenizer.nearest_codes(tokenizer, latents))
+
+
 def test_reconstruction_is_the_decoder_of_the_chosen_codes_in_item_space() -> None:
     tokenizer = random_rqvae()
     codes = tokenizer.encode(random_vectors(5), "a")
