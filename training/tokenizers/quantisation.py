@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 from sidera.tokenizers.residual import ResidualQuantiser, squared_distances
 
+_ITERATIONS_PER_LOGARITHM = 10
+
 
 @dataclass(frozen=True)
 class Sinkhorn:
@@ -92,15 +94,23 @@ def sinkhorn_codes(distances_BV: Tensor, sinkhorn: Sinkhorn) -> Tensor:
     """A code for each item so that all codes are used about equally often: int64[B] (LC-Rec, arXiv 2311.09049).
 
     The transport plan P, rows summing to 1/B and columns to 1/V, minimises <P, distances> - epsilon H(P); an item gets
-    the code of its row's largest entry. Items with equal distances get the same code. In logarithms, so that no
-    epsilon is too small.
+    the code of its row's largest entry. Items with equal distances get the same code.
+
+    Every tenth iteration is made in logarithms, so that no epsilon is too small; the others are two products with a
+    vector, in double precision. A normalisation divides by at most max(B, V), so ten of them cannot overflow.
     """
     low, high = distances_BV.min(), distances_BV.max()
-    scaled_BV = 2 * (distances_BV - low) / (high - low).clamp_min(torch.finfo(distances_BV.dtype).tiny)
+    scaled_BV = 2 * (distances_BV - low).double() / (high - low).clamp_min(torch.finfo(distances_BV.dtype).tiny)
     log_plan_BV = -scaled_BV / sinkhorn.epsilon
-    for _ in range(sinkhorn.iterations):
-        log_plan_BV = log_plan_BV - log_plan_BV.logsumexp(dim=0, keepdim=True)
+    for start in range(0, sinkhorn.iterations, _ITERATIONS_PER_LOGARITHM):
+        log_plan_BV = log_plan_BV - log_plan_BV.logsumexp(dim=0)
         log_plan_BV = log_plan_BV - log_plan_BV.logsumexp(dim=1, keepdim=True)
+        plan_BV = log_plan_BV.exp()
+        rows_B, columns_V = plan_BV.new_ones(len(plan_BV)), plan_BV.new_ones(plan_BV.shape[1])
+        for _ in range(min(_ITERATIONS_PER_LOGARITHM, sinkhorn.iterations - start) - 1):
+            columns_V = 1 / (rows_B @ plan_BV)
+            rows_B = 1 / (plan_BV @ columns_V)
+        log_plan_BV = log_plan_BV + rows_B.log()[:, None] + columns_V.log()
     return log_plan_BV.argmax(dim=1)
 
 

@@ -111,6 +111,17 @@ def test_a_skewed_batch_is_spread_over_all_codes_in_order_of_cost() -> None:
     assert codes.tolist() == sorted(codes.tolist())
 
 
+@pytest.mark.parametrize("epsilon", [1e-4, 0.003, 0.1])
+@pytest.mark.parametrize("iterations", [1, 9, 10, 37])
+def test_balancing_is_that_of_normalising_codes_and_items_in_turn(epsilon: float, iterations: int) -> None:
+    distances = squared_distances(random_latents(40), random_latents(7, seed=2))
+    log_plan = -2 * (distances - distances.min()).double() / (distances.max() - distances.min()) / epsilon
+    for _ in range(iterations):
+        log_plan = log_plan - log_plan.logsumexp(dim=0, keepdim=True)
+        log_plan = log_plan - log_plan.logsumexp(dim=1, keepdim=True)
+    assert torch.equal(sinkhorn_codes(distances, Sinkhorn(epsilon, iterations)), log_plan.argmax(dim=1))
+
+
 @pytest.mark.parametrize("epsilon", [1e-5, 0.003, 0.1])
 def test_balancing_stays_finite_for_any_epsilon_and_for_equal_distances(epsilon: float) -> None:
     codes = sinkhorn_codes(torch.ones(5, 4), Sinkhorn(epsilon))
