@@ -12,6 +12,7 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from sidera.embedding import EncoderSpec
+from sidera.errors import EmbeddingError
 from training.backbones import shape_of
 from training.errors import ConfigError
 from training.tokenizers import read_config
@@ -174,8 +175,10 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Train
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(f"{path}: {_sentence(first)}") from error
-    except ConfigError as error:
+    except (ConfigError, EmbeddingError) as error:
         raise ConfigError(f"{path}: {error}") from error
+    except TypeError as error:
+        raise ConfigError(f"{path}: a key is no text ({error}); write every key as a word") from error
 
 
 def _sentence(error: Mapping[str, Any]) -> str:

@@ -98,6 +98,12 @@ def test_what_a_config_leaves_out_has_its_default(tmp_path: Path) -> None:
         ({"language_model__backbone": "tiny"}, "'tiny' is not known; use one of scratch:tiny, scratch:small"),
         ({"tokenizer": {"method": "rq"}}, "tokenizer.method 'rq' is not known; known methods: rqvae"),
         ({"tokenizer__codebook_sizes": [1]}, "tokenizer.codebook_sizes is [1]; set at least two levels"),
+        ({"tokenizer__codebook_sizes": 64}, "tokenizer.codebook_sizes: Input should be a valid array; it is 64"),
+        ({"tokenizer__latent_dim": "32"}, "tokenizer.latent_dim: Input should be a valid integer; it is '32'"),
+        ({"tokenizer__batch_size": 2.5}, "tokenizer.batch_size: Input should be a valid integer"),
+        ({"tokenizer": {"method": ["rqvae"]}}, "tokenizer.method ['rqvae'] is not known"),
+        ({"tokenizer__preset": []}, "tokenizer.preset [] is not known"),
+        ({"encoder__max_tokens": 0}, "max_tokens is 0; set at least 1"),
     ],
 )
 def test_a_wrong_config_is_refused_by_file_key_and_remedy(
@@ -154,6 +160,13 @@ def test_a_date_in_the_wrong_place_is_a_wrong_kind_and_as_a_folder_a_name(tmp_pa
         load_config(path)
     path.write_text(yaml.safe_dump(document()).replace("data: data", "data: 2024-01-01"))
     assert load_config(path).data == "2024-01-01"
+
+
+def test_a_key_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(document()) + "2024-01-01: here\n")
+    with pytest.raises(ConfigError, match=r"config.yaml: a key is no text .*; write every key as a word"):
+        load_config(path)
 
 
 def test_flags_override_the_file_and_flags_not_given_do_not(tmp_path: Path) -> None:

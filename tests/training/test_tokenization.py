@@ -145,10 +145,10 @@ def test_residual_k_means_has_no_presets() -> None:
         ({"method": "magic"}, "tokenizer.method 'magic' is not known; known methods: rqvae, rqkmeans"),
         ({"preset": "huge"}, "tokenizer.preset 'huge' is not known for rqvae; known: cpu, paper"),
         ({"epoch": 3}, "tokenizer.epoch is no setting of rqvae; its settings: codebook_sizes"),
-        ({"epochs": "many"}, "value of the wrong kind"),
-        ({"ema_decay": "slow"}, "value of the wrong kind"),
+        ({"epochs": "many"}, "tokenizer.epochs: Input should be a valid integer; it is 'many'"),
+        ({"ema_decay": "slow"}, "tokenizer.ema_decay: Input should be a valid number; it is 'slow'"),
         ({"method": "rqkmeans", "epochs": 3}, "tokenizer.epochs is no setting of rqkmeans; its settings: .*iterations"),
-        ({"codebook_sizes": 256}, "value of the wrong kind"),
+        ({"codebook_sizes": 256}, "tokenizer.codebook_sizes: Input should be a valid array; it is 256"),
     ],
 )
 def test_settings_that_are_not_known_are_refused_with_those_that_are(settings: dict[str, object], reason: str) -> None:

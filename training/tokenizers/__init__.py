@@ -1,12 +1,14 @@
 """Fits of the tokenizer methods, and the table that finds them by name."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from sidera.tokenizers import ItemTokenizer
 from training.errors import ConfigError
@@ -60,13 +62,13 @@ def read_config(settings: Mapping[str, Any]) -> tuple[Method, TokenizerConfig]:
     """
     own = dict(settings)
     name = own.pop("method", DEFAULT_METHOD)
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise ConfigError(f"tokenizer.method {name!r} is not known; known methods: {', '.join(METHODS)}")
     method = METHODS[name]
     preset: Mapping[str, Any] = {}
     if method.presets:
         chosen = own.pop("preset", "cpu")
-        if chosen not in method.presets:
+        if not isinstance(chosen, str) or chosen not in method.presets:
             known = ", ".join(method.presets)
             raise ConfigError(f"tokenizer.preset {chosen!r} is not known for {name}; known: {known}")
         preset = method.presets[chosen]
@@ -75,6 +77,8 @@ def read_config(settings: Mapping[str, Any]) -> tuple[Method, TokenizerConfig]:
     if unknown:
         raise ConfigError(f"tokenizer.{unknown[0]} is no setting of {name}; its settings: {', '.join(fields)}")
     try:
-        return method, method.config(**{**preset, **own})
-    except TypeError as error:
-        raise ConfigError(f"a tokenizer setting of {name} has a value of the wrong kind: {error}") from error
+        return method, TypeAdapter(method.config).validate_json(json.dumps({**preset, **own}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"tokenizer.{place}: {first['msg']}; it is {first['input']!r}") from error

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 
 import numpy as np
+from pydantic import ConfigDict
 
 from training.errors import ConfigError, DataError
 
@@ -19,6 +20,8 @@ class TokenizerConfig:
         validation_share: share of the items held out of the fit, to stop it and to report errors.
         seed: of every draw.
     """
+
+    __pydantic_config__ = ConfigDict(strict=True)
 
     codebook_sizes: tuple[int, ...] = (256, 256, 256, 256)
     validation_share: float = 0.05
