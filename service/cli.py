@@ -41,6 +41,7 @@ def serve(
     domains = sorted(open_bundle(settings.bundle).manifest.domains)
     listener = _listen(settings)
     server = _server(settings, listener, domains[0])
+    typer.echo(f"Loading {settings.bundle}, which takes some seconds ...")
     server.run(sockets=[listener])
     if server.failure is not None:
         raise StartError(server.failure)
@@ -54,9 +55,14 @@ def openapi(
     text = openapi_yaml()
     if out is None:
         typer.echo(text, nl=False)
-    else:
+        return
+    try:
         out.write_text(text, encoding="utf-8")
-        typer.echo(f"wrote {out}")
+    except OSError as error:
+        raise typer.BadParameter(
+            f"{out} cannot be written: {error.strerror}; name a file in a folder that exists"
+        ) from error
+    typer.echo(f"wrote {out}")
 
 
 def openapi_yaml() -> str:

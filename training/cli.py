@@ -49,13 +49,18 @@ def check(
 
     report = check_folder(folder, _names(domains), min_interactions)
     console = _console()
-    columns = ("domain", "users", "items", "events", "repeated events", "events with positions for times")
-    table = Table(*columns, f"dropped by --min-interactions {min_interactions}", "rows refused", title=str(folder))
+    columns = ("users", "items", "events", "repeated\nevents", "positions\nfor times", "rows\nrefused")
+    table = Table("domain", *columns, title=str(folder), box=SIMPLE_HEAD, pad_edge=False)
     for domain in report.domains:
         counts = (domain.users, domain.items, domain.events, domain.repeated_events, domain.position_events)
-        dropped = f"{domain.dropped_users:,} users, {domain.dropped_events:,} events"
-        table.add_row(domain.name, *(f"{count:,}" for count in counts), dropped, f"{domain.refused_rows:,}")
+        table.add_row(domain.name, *(f"{count:,}" for count in (*counts, domain.refused_rows)))
     console.print(table)
+    if min_interactions:
+        for domain in report.domains:
+            dropped = f"{domain.dropped_users:,} users with {domain.dropped_events:,} events"
+            console.print(
+                f"--min-interactions {min_interactions} would drop from {domain.name}: {dropped}.", markup=False
+            )
     for domain in report.domains:
         for line in domain.refused:
             console.print(line, markup=False)
@@ -86,7 +91,7 @@ def train(
 def evaluate(
     bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
     data: Annotated[Path, typer.Option(help="Holds one folder a domain.")],
-    json: Annotated[Path | None, typer.Option(help="Write the report here too.")] = None,
+    json: Annotated[Path | None, typer.Option(dir_okay=False, help="Write the report here too.")] = None,
 ) -> None:
     """Score a bundle on the test events of a data folder, at item level, beside the floors."""
     from training.bundle_evaluation import evaluate_bundle

@@ -94,6 +94,7 @@ def test_a_bundle_that_fails_to_load_ends_the_process_with_one_sentence(hollow_b
     assert ended.returncode == 1
     assert "Error: the bundle cannot be served: " in ended.stderr
     assert "Traceback" not in ended.stderr
+    assert ended.stdout.startswith("Loading ")
     assert "Sidera serves at" not in ended.stdout
 
 
@@ -124,6 +125,13 @@ def test_openapi_writes_the_committed_description(sidera: Sidera, tmp_path: Path
     assert sidera("openapi").stdout == committed
     assert sidera("openapi", "--out", str(tmp_path / "o.yaml")).code == 0
     assert (tmp_path / "o.yaml").read_text(encoding="utf-8") == committed
+
+
+def test_a_description_that_cannot_be_written_is_one_sentence(sidera: Sidera, tmp_path: Path) -> None:
+    ended = sidera("openapi", "--out", str(tmp_path / "missing" / "o.yaml"))
+    assert ended.code == 2
+    assert "cannot be written" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 @pytest.fixture

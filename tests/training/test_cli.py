@@ -110,7 +110,22 @@ def test_data_check_says_what_min_interactions_would_drop(tmp_path: Path, capsys
     events = [("many", str(item), 1_600_000_000 + item) for item in range(5)] + [("few", "1", 1_600_000_000)]
     tiny.write_domain(tmp_path / "books", items, events)
     assert run("data", "check", tmp_path, "--min-interactions", 3) == 0
-    assert "1 users" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "--min-interactions 3 would drop from books: 1 users with 1 events." in capsys.readouterr().out
+
+
+def test_the_table_of_data_check_is_not_cut_off_at_80_columns(
+    tiny_data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run("data", "check", tiny_data) == 0
+    assert "…" not in capsys.readouterr().out
+
+
+def test_a_folder_as_the_file_of_the_report_is_refused_before_anything_is_computed(
+    tiny_bundle: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("evaluate", tiny_bundle, "--data", tiny_data, "--json", tmp_path) == 2
+    assert "Invalid value for '--json'" in capsys.readouterr().err
 
 
 def test_data_check_of_a_folder_that_is_not_there_is_one_sentence(
