@@ -27,7 +27,7 @@ Every message is one sentence for the person who must act: the client for a Requ
 None that leaves holds the text of another exception or a stack trace.
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 
 class ServiceError(Exception):
@@ -46,11 +46,6 @@ class RequestError(ServiceError):
         self.message = message
         self.field = field
         self.retry_after = retry_after
-
-    def body(self) -> dict[str, Any]:
-        """The value of ``error`` in the answer."""
-        field = {} if self.field is None else {"field": self.field}
-        return {"code": self.code, "message": self.message, **field, "retryable": self.retryable}
 
 
 class InvalidJsonError(RequestError):
