@@ -6,7 +6,6 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import typer
 import yaml
@@ -40,11 +39,12 @@ def commands(program: str) -> list[list[str]]:
     return found
 
 
-def resolve(group: click.Command, words: list[str]) -> tuple[click.Command, list[str]]:
-    while isinstance(group, click.Group):
-        assert words[0] in group.commands, f"there is no command {words[0]!r}"
-        group, words = group.commands[words[0]], words[1:]
-    return group, words
+def resolve(command: Any, words: list[str]) -> tuple[Any, list[str]]:
+    """The innermost command that the words name, and its arguments."""
+    while hasattr(command, "commands"):
+        assert words[0] in command.commands, f"there is no command {words[0]!r}"
+        command, words = command.commands[words[0]], words[1:]
+    return command, words
 
 
 @pytest.mark.parametrize("words", commands("sidera"), ids=" ".join)
