@@ -11,6 +11,7 @@ from sklearn.cluster import KMeans
 from sidera.tokenizers import tokenizer_digest
 from sidera.tokenizers.rqkmeans import RqKMeans
 from training.errors import ConfigError, DataError, StageError
+from training.kmeans import kmeans_codebook
 from training.tokenizers.common import held_out
 from training.tokenizers.rqkmeans import RqKMeansConfig, fit_rqkmeans
 
@@ -53,6 +54,26 @@ def test_held_out_error_falls_with_every_level_and_is_that_of_the_codes(tmp_path
     assert errors[0] > 2 * errors[1] > 4 * errors[2]
     assert errors[2] == pytest.approx(relative_error(tokenizer, vectors[held_out(400, 0.05, 0)]), rel=1e-3)
     assert not any(parameter.requires_grad for parameter in tokenizer.parameters())
+
+
+def test_more_iterations_fit_closer_and_each_level_draws_from_its_own_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = {}
+    for iterations in (1, 50):
+        config = RqKMeansConfig(codebook_sizes=(16, 16), iterations=iterations)
+        random = np.random.default_rng(0).normal(size=(2000, 4)).astype(np.float32)
+        errors[iterations] = relative_error(fit_rqkmeans(random, config, tmp_path / str(iterations)), random)
+    assert errors[50] < 0.97 * errors[1]
+    seeds = []
+
+    def spy(points: np.ndarray, size: int, seed: int, iterations: int) -> np.ndarray:
+        seeds.append(seed)
+        return kmeans_codebook(points, size, seed, iterations)
+
+    monkeypatch.setattr("training.tokenizers.rqkmeans.kmeans_codebook", spy)
+    fit_rqkmeans(clustered(), dataclasses.replace(CONFIG, seed=7), tmp_path / "seeds")
+    assert seeds == [7, 8, 9]
 
 
 def test_held_out_items_leave_no_trace_in_the_fit(tmp_path: Path) -> None:

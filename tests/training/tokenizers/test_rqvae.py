@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from sidera.tokenizers import tokenizer_digest
 from sidera.tokenizers.rqvae import RqVae
 from training.errors import ConfigError, DataError, NonFiniteLossError, StageError
 from training.tokenizers.common import held_out
-from training.tokenizers.quantisation import Quantisation
+from training.tokenizers.quantisation import EmaCodebooks, Quantisation, Sinkhorn
 from training.tokenizers.rqvae import RqVaeConfig, fit_rqvae, rqvae_loss
 
 CONFIG = RqVaeConfig(
@@ -194,6 +195,37 @@ def test_codebooks_that_are_averages_move_where_no_gradient_could_take_them(tmp_
         assert float((after - before).abs().max()) > 1e-3
     for before, after in zip(start.encoder.parameters(), moved.encoder.parameters(), strict=True):
         torch.testing.assert_close(after, before)
+
+
+def test_averages_begin_at_the_k_means_start_so_that_slow_ones_stay_beside_it(tmp_path: Path) -> None:
+    vectors = clustered()
+    still = dataclasses.replace(CONFIG, learning_rate=1e-12, restart_below=0, patience=100)
+    start = fit_rqvae(vectors, still, tmp_path / "gradient")
+    slow = fit_rqvae(vectors, dataclasses.replace(still, ema_decay=0.9999), tmp_path / "ema")
+    for before, after in zip(start.quantiser.codebooks, slow.quantiser.codebooks, strict=True):
+        assert 0 < float((after - before).abs().max()) < 0.02 * float(before.abs().max())
+
+
+def test_the_averages_of_restarted_codes_begin_where_they_are_put(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restarted: list[Tensor] = []
+    restart = EmaCodebooks.restart
+
+    def spy(ema: EmaCodebooks, level: int, codes_K: Tensor) -> None:
+        restart(ema, level, codes_K)
+        restarted.append(codes_K)
+        placed = ema.sums[level][codes_K] / ema.counts[level][codes_K, None]
+        torch.testing.assert_close(placed, ema.quantiser.codebooks[level].detach()[codes_K])
+
+    monkeypatch.setattr(EmaCodebooks, "restart", spy)
+    fit_rqvae(clustered(), dataclasses.replace(EMA, codebook_sizes=(64, 64)), tmp_path)
+    assert sum(len(codes) for codes in restarted) > 0
+
+
+def test_settings_say_how_a_step_quantises() -> None:
+    assert CONFIG.quantisation == Quantisation(0.25, codebook_gradient=True, sinkhorn=None)
+    assert BOTH.quantisation == Quantisation(0.25, codebook_gradient=False, sinkhorn=Sinkhorn(0.01, 50))
 
 
 def test_a_fit_with_averages_explains_most_of_items_that_it_never_saw(tmp_path: Path) -> None:
