@@ -44,9 +44,9 @@ demo: $(STAMP)
 	$(BIN)/sidera data demo --out $(DEMO_DATA)
 	$(BIN)/sidera train configs/demo.yaml
 ifneq ($(SERVE),0)
-	$(BIN)/sidera serve $(DEMO_BUNDLE) --port $(PORT)
+	$(BIN)/sidera serve $(DEMO_BUNDLE) --port $(PORT) --database runs/demo/items.db
 else
-	@echo "The bundle is $(DEMO_BUNDLE); serve it with: $(BIN)/sidera serve $(DEMO_BUNDLE) --port $(PORT)"
+	@echo "The bundle is $(DEMO_BUNDLE); serve it with: make demo PORT=$(PORT)"
 endif
 
 test: check

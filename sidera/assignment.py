@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from sidera.errors import DomainFullError, DuplicateItemError, TokenizerError
@@ -256,6 +255,8 @@ def _rank_within(groups_N: np.ndarray) -> np.ndarray:
 
 def _assign_last_level(tokenizer: ItemTokenizer, latents_Nd: Tensor, codes_NL: np.ndarray) -> None:
     """Within each prefix where two items have one SID, assign last codes at minimum total squared distance."""
+    from scipy.optimize import linear_sum_assignment  # slow to import, and serving never needs it
+
     if not len(codes_NL):
         return
     _, group_N = np.unique(codes_NL[:, :-1], axis=0, return_inverse=True)

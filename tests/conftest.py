@@ -23,7 +23,7 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path, tiny_encoder: Path) -> Path:
-    """A bundle trained for a moment on ``tiny_data``; its stages lie in ``work`` beside it. Read only."""
+    """A bundle trained for a moment on ``tiny_data``; its stages lie in ``bundle.work`` beside it. Read only."""
     folder = tmp_path_factory.mktemp("tiny") / "run"
     folder.mkdir()
     out = folder / "bundle"

@@ -125,7 +125,7 @@ class TrainConfig:
 
     Attributes:
         data: the folder with one folder a domain.
-        out: where the bundle goes; what the run needs on the way lies beside it, in ``work``.
+        out: where the bundle goes; what the run needs on the way lies beside it, in ``<out>.work``.
         domains: the domains to train on; empty: all that ``data`` holds.
         min_interactions: users with fewer events in a domain are left out of it.
         tokenizer: ``method``, and that method's own settings.

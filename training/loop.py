@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -178,7 +179,10 @@ def _restore(
     path = folder / "checkpoint.pt"
     if not path.exists():
         return _State()
-    checkpoint = torch.load(path, weights_only=True, map_location=next(iter(weights.values())).device)
+    try:
+        checkpoint = torch.load(path, weights_only=True, map_location=next(iter(weights.values())).device)
+    except (RuntimeError, EOFError, OSError, UnpicklingError) as error:
+        raise StageError(f"{path}: the checkpoint cannot be read ({error}); delete {folder} and train again") from error
     if set(checkpoint["weights"]) != set(weights):
         raise StageError(f"{path}: the checkpoint is of another model; delete {folder} and train again")
     with torch.no_grad():

@@ -1,7 +1,7 @@
 """The whole way of the data, stage by stage: vectors, tokenizer, language model, evaluation, bundle.
 
-Each stage is skipped when its inputs have not changed and resumes when it was interrupted; all of them lie in ``work``
-beside the bundle.
+Each stage is skipped when its inputs have not changed and resumes when it was interrupted; all of them lie beside
+the bundle, in a folder of its name and ``.work``.
 """
 
 import json
@@ -30,7 +30,7 @@ from training.run import Run
 from training.sequences import training_sequences
 from training.split import Part, split_events
 from training.stages import Stage, stage
-from training.tokenization import tokenize
+from training.tokenization import check_capacity, tokenize
 from training.vectors import item_vectors
 
 Vectors = Mapping[str, npt.NDArray[np.float32]]
@@ -51,14 +51,15 @@ def train(config: TrainConfig, say: Callable[[str], None]) -> Manifest:
     device = _device(config.device)
     dataset = read_dataset(Path(config.data), config.domains or None, config.min_interactions)
     everything = {"config": config.digestible(), "data": dataset.digest, "out": str(out.absolute())}
-    with stage(out.parent / "work", "run", everything) as whole:
+    work = out.with_name(out.name + ".work")
+    with stage(work, "run", everything) as whole:
         manifest = _whole_bundle(out) if whole.done else None
         if manifest is not None:
             say(f"everything kept: neither config nor data have changed since {out} was written")
             return manifest
         if config.threads:
             torch.set_num_threads(config.threads)
-        run = Run(config, dataset, split_events(dataset), out.parent / "work", device, say)
+        run = Run(config, dataset, split_events(dataset), work, device, say)
         return _run_stages(run, out)
 
 
@@ -71,6 +72,7 @@ def _run_stages(run: Run, out: Path) -> Manifest:
             f"{run.config.data}: {len(run.names)} domains are more than the {DOMAIN_ROWS} that one model can learn; "
             "choose fewer with --domains"
         )
+    check_capacity({domain.name: len(domain.item_ids) for domain in domains}, run.config.tokenizer)
     run.say(f"data: {len(run.names)} domains, {len(run.dataset.users)} users, {len(events.user_E)} events")
     encoder = TextEncoder(run.config.encoder, run.device)
     vectors = {domain.name: item_vectors(domain, encoder, run.work / "vectors") for domain in domains}
@@ -153,8 +155,6 @@ def _device(wanted: str) -> str:
 
 def _check_place(out: Path) -> None:
     """Refuse now what the last stage would refuse: a place where something else lies."""
-    if out.name == "work":
-        raise ConfigError(f"out: {out} is where the stages of a run lie; choose another name for the bundle")
     if out.exists() and not (out.is_dir() and ((out / MANIFEST_NAME).exists() or not any(out.iterdir()))):
         raise ConfigError(f"out: {out} exists and is not a bundle; choose another place for the bundle, or remove it")
 

@@ -5,6 +5,7 @@ Knows methods by their name only (``training.tokenizers``); does not know texts.
 Shapes: N item, D item vector dim, L level.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,8 @@ def fit_tokenizer(
         DataError: vectors with NaN or infinity, or of different widths.
     """
     method, config = read_config(settings)
-    _check(vectors_by_domain, config.codebook_sizes)
+    _check(vectors_by_domain)
+    check_capacity({name: len(vectors_ND) for name, vectors_ND in vectors_by_domain.items()}, settings)
     return method.fit(vectors_by_domain, config, folder)
 
 
@@ -86,18 +88,28 @@ def tokenize(vectors_by_domain: Mapping[str, np.ndarray], settings: Mapping[str,
     return Tokenization(tokenizer, sids, assignments, report)
 
 
-def _check(vectors_by_domain: Mapping[str, np.ndarray], codebook_sizes: tuple[int, ...]) -> None:
+def check_capacity(items_by_domain: Mapping[str, int], settings: Mapping[str, Any]) -> None:
+    """Whether every domain's items get a SID each; asked before hours are spent on vectors.
+
+    Raises:
+        ConfigError: a domain has more items than there are SIDs, or the settings are refused.
+    """
+    _, config = read_config(settings)
+    capacity = math.prod(config.codebook_sizes)
+    for name, items in items_by_domain.items():
+        if items > capacity:
+            raise ConfigError(
+                f"domain {name!r} has {items} items, but tokenizer.codebook_sizes {list(config.codebook_sizes)} "
+                f"make {capacity} SIDs; set larger codebooks or more levels"
+            )
+
+
+def _check(vectors_by_domain: Mapping[str, np.ndarray]) -> None:
     if not vectors_by_domain:
         raise DataError("there are no domains to fit a tokenizer on; give at least one")
-    capacity = int(np.prod(codebook_sizes, dtype=object))
     widths = {}
     for name, vectors_ND in vectors_by_domain.items():
         check_item_vectors(vectors_ND, f"domain {name!r}")
         widths[name] = vectors_ND.shape[1]
-        if len(vectors_ND) > capacity:
-            raise ConfigError(
-                f"domain {name!r} has {len(vectors_ND)} items, but tokenizer.codebook_sizes {list(codebook_sizes)} "
-                f"make {capacity} SIDs; set larger codebooks or more levels"
-            )
     if len(set(widths.values())) > 1:
         raise DataError(f"the domains' vectors differ in width: {widths}; make all of them with one encoder")

@@ -71,8 +71,8 @@ def test_every_item_has_its_own_vector_by_its_number(tiny_bundle: Path) -> None:
 def test_what_is_loaded_answers_as_what_was_in_memory(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(tiny_bundle.parent / "work", tmp_path / "work")
-    shutil.rmtree(tmp_path / "work" / "evaluation")
+    shutil.copytree(tiny_bundle.parent / "bundle.work", tmp_path / "bundle.work")
+    shutil.rmtree(tmp_path / "bundle.work" / "evaluation")
     in_memory: list[Recommender] = []
 
     def watched(recommender: Recommender, *rest: Any) -> dict[str, Any]:

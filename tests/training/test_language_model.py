@@ -190,7 +190,7 @@ def test_an_adapter_that_attaches_to_too_much_is_refused(tmp_path: Path) -> None
 
 
 def test_a_bundles_adapter_in_stock_peft_gives_the_hidden_states_of_the_bank(tiny_bundle: Path) -> None:
-    stages = tiny_bundle.parent / "work"
+    stages = tiny_bundle.parent / "bundle.work"
     folders = {name: stages / f"adapter-{name}" / "adapter" for name in ("books", "films", "games")}
     vocabulary = Vocabulary((8, 8, 8), {name: row for row, name in enumerate(folders)})
     model = LanguageModel(load_backbone(tiny_bundle / "backbone"), vocabulary, folders)

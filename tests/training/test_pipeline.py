@@ -33,7 +33,7 @@ def files_of(bundle: Path) -> dict[str, bytes]:
 @pytest.fixture
 def run_copy(tiny_bundle: Path, tmp_path: Path) -> Path:
     """A copy of the stages of the tiny bundle, whose own bundle is still to be written."""
-    shutil.copytree(tiny_bundle.parent / "work", tmp_path / "work")
+    shutil.copytree(tiny_bundle.parent / "bundle.work", tmp_path / "bundle.work")
     return tmp_path
 
 
@@ -96,7 +96,7 @@ def test_a_run_killed_at_many_moments_writes_the_weights_of_an_undisturbed_one(
     ]
     ran = subprocess.run(
         [sys.executable, "-m", "tests.training.killed", "train", str(path)]
-        + [str(tmp_path / "work" / moment) for moment in moments],
+        + [str(tmp_path / "bundle.work" / moment) for moment in moments],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -183,7 +183,7 @@ def test_data_in_which_nobody_has_3_events_are_refused_before_anything_is_comput
     tiny.write_domain(tmp_path / "data" / "sparse", items("sparse", 8), walk("sparse", "user-1", [0, 1]))
     with pytest.raises(DataError, match="no user has 3 events in a domain, so nothing can be learned; add events"):
         train(config_in(tmp_path, tmp_path / "data", tiny_encoder), lambda sentence: None)
-    assert not (tmp_path / "work" / "vectors").exists()
+    assert not (tmp_path / "bundle.work" / "vectors").exists()
 
 
 def test_more_domains_than_a_model_has_rows_for_are_refused_before_anything_is_computed(
@@ -193,7 +193,7 @@ def test_more_domains_than_a_model_has_rows_for_are_refused_before_anything_is_c
         tiny.write_domain(tmp_path / "data" / f"d{number}", items("d", 3), walk("d", "user-1", [0, 1, 2]))
     with pytest.raises(DataError, match=r"33 domains are more than the 32 .* choose fewer with --domains"):
         train(config_in(tmp_path, tmp_path / "data", tiny_encoder), lambda sentence: None)
-    assert not (tmp_path / "work" / "vectors").exists()
+    assert not (tmp_path / "bundle.work" / "vectors").exists()
 
 
 def test_a_gpu_that_is_not_there_is_refused_before_training(
@@ -202,7 +202,7 @@ def test_a_gpu_that_is_not_there_is_refused_before_training(
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ConfigError, match="device: PyTorch finds no GPU here; set auto or cpu"):
         train(config_in(tmp_path, tiny_data, tiny_encoder, device="cuda"), lambda sentence: None)
-    assert not (tmp_path / "work").exists()
+    assert not (tmp_path / "bundle.work").exists()
 
 
 def test_a_missing_domain_folder_is_refused_and_the_present_ones_named(
@@ -219,7 +219,7 @@ def test_a_domain_that_is_named_as_a_file_of_the_bundle_is_refused(tmp_path: Pat
         train(config_in(tmp_path, tmp_path / "data", tiny_encoder), lambda sentence: None)
 
 
-@pytest.mark.parametrize("place", ["work", "notes", "notes/readme.txt"])
+@pytest.mark.parametrize("place", ["notes", "notes/readme.txt"])
 def test_a_place_that_cannot_hold_the_bundle_is_refused_before_training(
     place: str, tmp_path: Path, tiny_data: Path, tiny_encoder: Path
 ) -> None:

@@ -38,8 +38,7 @@ class RqKMeansConfig(TokenizerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        whole = isinstance(self.iterations, int) and self.iterations >= 1
-        check(whole, "iterations", self.iterations, "that is a whole number of at least 1")
+        check(self.iterations >= 1, "iterations", self.iterations, "of at least 1")
 
 
 def fit_rqkmeans(

@@ -74,7 +74,7 @@ class RqVaeConfig(TokenizerConfig):
         super().__post_init__()
         object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
         check(all(size >= 1 for size in self.hidden_sizes), "hidden_sizes", self.hidden_sizes, "of positive widths")
-        for field in ("latent_dim", "epochs", "batch_size", "evaluate_every", "patience"):
+        for field in ("latent_dim", "epochs", "batch_size", "evaluate_every", "patience", "sinkhorn_iterations"):
             check(getattr(self, field) >= 1, field, getattr(self, field), "of at least 1")
         for field in ("commitment", "weight_decay", "warm_up_epochs", "restart_below"):
             check(getattr(self, field) >= 0, field, getattr(self, field), "of at least 0")
@@ -83,8 +83,6 @@ class RqVaeConfig(TokenizerConfig):
             check(0 < self.ema_decay < 1, "ema_decay", self.ema_decay, "between 0 and 1")
         if self.sinkhorn_epsilon is not None:
             check(self.sinkhorn_epsilon > 0, "sinkhorn_epsilon", self.sinkhorn_epsilon, "above 0")
-        whole = isinstance(self.sinkhorn_iterations, int) and self.sinkhorn_iterations >= 1
-        check(whole, "sinkhorn_iterations", self.sinkhorn_iterations, "that is a whole number of at least 1")
 
     @property
     def quantisation(self) -> Quantisation:

@@ -147,7 +147,7 @@ def test_vectors_with_nan_or_of_a_wrong_shape_are_refused(tmp_path: Path) -> Non
         fit_rqkmeans(np.ones(20, dtype=np.float32), CONFIG, tmp_path)
 
 
-@pytest.mark.parametrize(("field", "value"), [("iterations", 0), ("iterations", 2.5), ("codebook_sizes", (256,))])
+@pytest.mark.parametrize(("field", "value"), [("iterations", 0), ("codebook_sizes", (256,))])
 def test_a_setting_that_cannot_mean_anything_is_refused_by_name(field: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"tokenizer.{field} is"):
         RqKMeansConfig(**{field: value})  # type: ignore[arg-type]

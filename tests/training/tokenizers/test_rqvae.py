@@ -178,7 +178,6 @@ def test_vectors_with_nan_are_refused_by_row_and_a_loss_that_explodes_by_epoch_a
         ("ema_decay", 1.0),
         ("sinkhorn_epsilon", 0.0),
         ("sinkhorn_iterations", 0),
-        ("sinkhorn_iterations", 1.5),
     ],
 )
 def test_a_setting_that_cannot_mean_anything_is_refused_by_name(field: str, value: object) -> None:
