@@ -58,7 +58,10 @@ class Settings(BaseSettings):
             return value
         if value.lstrip().startswith("["):
             return json.loads(value)
-        return [part.strip() for part in value.split(",") if part.strip()]
+        parts = [part.strip() for part in value.split(",") if part.strip()]
+        if value.strip() and not parts:
+            raise ValueError("the list holds nothing but commas; name at least one, or leave the variable out")
+        return parts
 
     @field_validator("port", mode="before")
     @classmethod

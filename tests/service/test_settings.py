@@ -48,3 +48,9 @@ def test_no_setting_allows_more_results_than_the_api(monkeypatch: pytest.MonkeyP
 
 def test_every_setting_says_what_it_is() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_a_list_of_keys_that_holds_only_commas_does_not_open_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIDERA_API_KEYS", " , ")
+    with pytest.raises(ValidationError, match="nothing but commas"):
+        Settings(bundle=Path("bundle"))

@@ -54,12 +54,14 @@ class Quantised(NamedTuple):
         loss: the quantisation loss.
         codes: int64[B] of each level.
         residuals: what each level was given, without gradient: float[B, d] each.
+        nearest: int64[B] of each level: the codes, but without balancing.
     """
 
     total_Bd: Tensor
     loss: Tensor
     codes: list[Tensor]
     residuals: list[Tensor]
+    nearest: list[Tensor]
 
 
 def quantise_for_training(quantiser: ResidualQuantiser, latents_Bd: Tensor, how: Quantisation) -> Quantised:
@@ -71,14 +73,14 @@ def quantise_for_training(quantiser: ResidualQuantiser, latents_Bd: Tensor, how:
     residual_Bd = latents_Bd
     total_Bd = torch.zeros_like(latents_Bd)
     loss = latents_Bd.new_zeros(())
-    codes, residuals = [], []
+    codes, residuals, nearest = [], [], []
     last = len(quantiser.codebook_sizes) - 1
     for level, codebook_Vd in enumerate(quantiser.codebooks):
         distances_BV = squared_distances(residual_Bd.detach(), codebook_Vd.detach())
+        codes_B = distances_BV.argmin(dim=1)
+        nearest.append(codes_B)
         if how.sinkhorn is not None and level == last:
             codes_B = sinkhorn_codes(distances_BV, how.sinkhorn)
-        else:
-            codes_B = distances_BV.argmin(dim=1)
         chosen_Bd = F.embedding(codes_B, codebook_Vd)
         if how.codebook_gradient:
             loss = loss + F.mse_loss(chosen_Bd, residual_Bd.detach())
@@ -87,7 +89,7 @@ def quantise_for_training(quantiser: ResidualQuantiser, latents_Bd: Tensor, how:
         residuals.append(residual_Bd.detach())
         residual_Bd = residual_Bd - chosen_Bd.detach()
         total_Bd = total_Bd + chosen_Bd
-    return Quantised(total_Bd, loss, codes, residuals)
+    return Quantised(total_Bd, loss, codes, residuals, nearest)
 
 
 def sinkhorn_codes(distances_BV: Tensor, sinkhorn: Sinkhorn) -> Tensor:

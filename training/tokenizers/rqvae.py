@@ -193,7 +193,7 @@ class _Fit:
                 continue
             if self.ema is not None:
                 self.ema.update(made.residuals, made.codes)
-            for uses_V, codes_B in zip(uses, made.codes, strict=True):
+            for uses_V, codes_B in zip(uses, made.nearest, strict=True):
                 uses_V += torch.bincount(codes_B, minlength=len(uses_V))
         self.epoch += 1
         if quantised:
