@@ -140,5 +140,6 @@ def test_balancing_changes_the_last_level_only() -> None:
     assert torch.bincount(made.codes[0], minlength=2).tolist() == [64, 0]
     assert torch.bincount(made.codes[1], minlength=8).min() >= 6
     torch.testing.assert_close(made.total_Bd, codebook[made.codes[1]])
+    assert torch.bincount(made.nearest[1], minlength=8).tolist() == [64] + [0] * 7
     plain = quantise_for_training(quantiser, residual, Quantisation())
     assert torch.bincount(plain.codes[1], minlength=8).tolist() == [64] + [0] * 7

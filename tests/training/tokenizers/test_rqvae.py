@@ -9,10 +9,17 @@ import torch
 from torch import Tensor
 
 from sidera.tokenizers import tokenizer_digest
+from sidera.tokenizers.residual import ResidualQuantiser
 from sidera.tokenizers.rqvae import RqVae
 from training.errors import ConfigError, DataError, NonFiniteLossError, StageError
 from training.tokenizers.common import held_out
-from training.tokenizers.quantisation import EmaCodebooks, Quantisation, Sinkhorn
+from training.tokenizers.quantisation import (
+    EmaCodebooks,
+    Quantisation,
+    Quantised,
+    Sinkhorn,
+    quantise_for_training,
+)
 from training.tokenizers.rqvae import RqVaeConfig, fit_rqvae, rqvae_loss
 
 CONFIG = RqVaeConfig(
@@ -138,6 +145,20 @@ def test_dead_codes_are_restarted_so_that_codes_stay_in_use(tmp_path: Path, ema_
         return float(np.mean([len(torch.unique(codes[:, level])) / 64 for level in range(2)]))
 
     assert use(1) > use(0)
+
+
+def test_a_code_is_dead_when_it_is_nearest_to_nothing_whatever_balancing_gives_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def first_is_nearest(quantiser: ResidualQuantiser, latents_Bd: Tensor, how: Quantisation) -> Quantised:
+        made = quantise_for_training(quantiser, latents_Bd, how)
+        return made._replace(nearest=[torch.zeros_like(codes) for codes in made.nearest])
+
+    restarted: list[list[int]] = []
+    monkeypatch.setattr("training.tokenizers.rqvae.quantise_for_training", first_is_nearest)
+    monkeypatch.setattr(EmaCodebooks, "restart", lambda ema, level, codes_K: restarted.append(codes_K.tolist()))
+    fit_rqvae(clustered(), dataclasses.replace(EMA, codebook_sizes=(2, 8), epochs=1), tmp_path)
+    assert restarted == [[1], [1, 2, 3, 4, 5, 6, 7]]
 
 
 @pytest.mark.parametrize("config", [CONFIG, BOTH], ids=["plain", "ema and sinkhorn"])
