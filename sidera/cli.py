@@ -34,7 +34,22 @@ class Owner:
 
 
 TRAINING = Owner(
-    "training", "train", "TrainingError", frozenset({"accelerate", "matplotlib", "peft", "pydantic", "sklearn", "yaml"})
+    "training",
+    "train",
+    "TrainingError",
+    frozenset(
+        {
+            "accelerate",
+            "implicit",
+            "k_means_constrained",
+            "matplotlib",
+            "peft",
+            "pydantic",
+            "sklearn",
+            "threadpoolctl",
+            "yaml",
+        }
+    ),
 )
 SERVICE = Owner(
     "service",

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from sidera.embedding import EncoderSpec
 from sidera.errors import EmbeddingError
 from training.backbones import shape_of
+from training.collaborative import CfSource
 from training.errors import ConfigError
 from training.tokenizers import read_config
 
@@ -149,11 +150,22 @@ class TrainConfig:
         _not_negative(self, "min_interactions", "seed", "threads")
         read_config(self.tokenizer)
 
+    @property
+    def tokenizer_settings(self) -> dict[str, Any]:
+        """The tokenizer's settings, with the run's seed where they name none."""
+        return {"seed": self.seed} | self.tokenizer
+
+    @property
+    def cf_source(self) -> CfSource | None:
+        """Where the tokenizer's collaborative vectors come from; None where it uses none."""
+        return read_config(self.tokenizer_settings)[1].cf_source
+
     def digestible(self) -> dict[str, Any]:
         """The config as JSON, without what changes no result."""
         document = asdict(self)
         for place in ("data", "out", "device", "threads"):
             del document[place]
+        document["tokenizer"].pop("cf_vectors", None)  # the place; its content has a digest of its own
         return document
 
 

@@ -20,6 +20,7 @@ from sidera.manifest import MANIFEST_NAME, Manifest
 from sidera.tokenizers import ItemTokenizer, load_tokenizer
 from sidera.vocabulary import DOMAIN_ROWS, Vocabulary
 from training.bundling import Trained, write_trained_bundle
+from training.collaborative import cf_files_digest, cf_vectors
 from training.config import TrainConfig
 from training.data import DomainData, read_dataset
 from training.errors import ConfigError, DataError
@@ -50,7 +51,12 @@ def train(config: TrainConfig, say: Callable[[str], None]) -> Manifest:
     _check_place(out)
     device = _device(config.device)
     dataset = read_dataset(Path(config.data), config.domains or None, config.min_interactions)
-    everything = {"config": config.digestible(), "data": dataset.digest, "out": str(out.absolute())}
+    everything = {
+        "config": config.digestible(),
+        "data": dataset.digest,
+        "cf_files": cf_files_digest(config.cf_source, [domain.name for domain in dataset.domains]),
+        "out": str(out.absolute()),
+    }
     work = out.with_name(out.name + ".work")
     with stage(work, "run", everything) as whole:
         manifest = _whole_bundle(out) if whole.done else None
@@ -123,11 +129,17 @@ def _run_stages(run: Run, out: Path) -> Manifest:
 
 
 def _tokenizer_stage(run: Run, vectors: Vectors, encoder_digest: str) -> tuple[ItemTokenizer, Sids, Stage]:
-    settings = {"seed": run.config.seed} | run.config.tokenizer
-    inputs = {"settings": settings, "data": run.dataset.digest, "encoder": encoder_digest}
+    settings, source = run.config.tokenizer_settings, run.config.cf_source
+    inputs = {
+        "settings": {name: value for name, value in settings.items() if name != "cf_vectors"},
+        "data": run.dataset.digest,
+        "encoder": encoder_digest,
+        "cf_files": cf_files_digest(source, run.names),
+    }
     with stage(run.work, "tokenizer", inputs) as tokenized:
         if not tokenized.done:
-            made = tokenize(vectors, settings, tokenized.folder)
+            cf = None if source is None else cf_vectors(run.dataset, run.events, source)
+            made = tokenize(vectors, settings, tokenized.folder, cf)
             for name, sids_NL in made.sids.items():
                 np.save(tokenized.folder / f"{name}.npy", sids_NL)
         tokenizer = load_tokenizer(tokenized.folder / "tokenizer")

@@ -15,6 +15,7 @@ import numpy as np
 
 from sidera.assignment import AssignmentReport, assign_sids
 from sidera.tokenizers import ItemTokenizer, save_tokenizer
+from training.collaborative import CfVectors
 from training.errors import ConfigError, DataError
 from training.progress import track
 from training.tokenization_report import tokenization_report, write_report
@@ -40,7 +41,10 @@ class Tokenization:
 
 
 def fit_tokenizer(
-    vectors_by_domain: Mapping[str, np.ndarray], settings: Mapping[str, Any], folder: Path
+    vectors_by_domain: Mapping[str, np.ndarray],
+    settings: Mapping[str, Any],
+    folder: Path,
+    cf_by_domain: CfVectors | None = None,
 ) -> ItemTokenizer:
     """Fit the method that the settings name on the items of all domains together.
 
@@ -51,6 +55,8 @@ def fit_tokenizer(
         vectors_by_domain: float[N, D] each.
         settings: the ``tokenizer`` section of a config: ``method``, ``preset`` and the method's own settings.
         folder: for checkpoints.
+        cf_by_domain: collaborative vectors float32[N, C] each, rows of NaN for items without one; for methods whose
+            config has a ``cf_source``.
 
     Raises:
         ConfigError: a setting is not known or refused, or a domain has more items than there are SIDs.
@@ -59,10 +65,15 @@ def fit_tokenizer(
     method, config = read_config(settings)
     _check(vectors_by_domain)
     check_capacity({name: len(vectors_ND) for name, vectors_ND in vectors_by_domain.items()}, settings)
-    return method.fit(vectors_by_domain, config, folder)
+    return method.fit(vectors_by_domain, config, folder, cf_by_domain or {})
 
 
-def tokenize(vectors_by_domain: Mapping[str, np.ndarray], settings: Mapping[str, Any], folder: Path) -> Tokenization:
+def tokenize(
+    vectors_by_domain: Mapping[str, np.ndarray],
+    settings: Mapping[str, Any],
+    folder: Path,
+    cf_by_domain: CfVectors | None = None,
+) -> Tokenization:
     """Fit, give every item of every domain its SID, and write tokenizer and report.
 
     Writes ``folder / "tokenizer"`` (config.json, weights.safetensors) and ``folder / "report"`` (figures and plots).
@@ -70,7 +81,7 @@ def tokenize(vectors_by_domain: Mapping[str, np.ndarray], settings: Mapping[str,
     Raises:
         ConfigError, DataError: as :func:`fit_tokenizer`.
     """
-    tokenizer = fit_tokenizer(vectors_by_domain, settings, folder)
+    tokenizer = fit_tokenizer(vectors_by_domain, settings, folder, cf_by_domain)
     _, config = read_config(settings)
     names = sorted(vectors_by_domain)
     sids, assignments = {}, {}
@@ -82,7 +93,7 @@ def tokenize(vectors_by_domain: Mapping[str, np.ndarray], settings: Mapping[str,
     held_out_N = held_out(sum(sizes), config.validation_share, config.seed)
     held_out_by_domain = dict(zip(names, np.split(held_out_N, np.cumsum(sizes)[:-1]), strict=True))
     in_order = {name: vectors_by_domain[name] for name in names}
-    report = tokenization_report(tokenizer, in_order, sids, assignments, held_out_by_domain)
+    report = tokenization_report(tokenizer, in_order, sids, assignments, held_out_by_domain, cf_by_domain)
     save_tokenizer(tokenizer, folder / "tokenizer")
     write_report(report, folder / "report")
     return Tokenization(tokenizer, sids, assignments, report)

@@ -16,6 +16,7 @@ import torch
 from sidera.assignment import AssignmentReport
 from sidera.files import write_atomically
 from sidera.tokenizers import ItemTokenizer, tokenizer_digest
+from training.collaborative import CfVectors, shared_prefixes
 
 _ROWS = 16_384
 
@@ -26,6 +27,7 @@ def tokenization_report(
     sids_by_domain: Mapping[str, np.ndarray],
     assignments: Mapping[str, AssignmentReport],
     held_out_by_domain: Mapping[str, np.ndarray],
+    cf_by_domain: CfVectors | None = None,
 ) -> dict[str, Any]:
     """Figures of a tokenizer on the items that it was fitted on, per domain and over all.
 
@@ -39,6 +41,7 @@ def tokenization_report(
         sids_by_domain: int[N, L] unique SIDs each.
         assignments: of each domain.
         held_out_by_domain: bool[N] each: items that the fit did not see.
+        cf_by_domain: collaborative vectors float32[N, C] each; with them the report says how far codes follow them.
 
     Returns:
         A JSON object.
@@ -63,6 +66,11 @@ def tokenization_report(
             "extra_quantisation_error": assignment.extra_error,
             "relative_reconstruction_error": _ratio(errors[name], variances[name]),
         }
+        if cf_by_domain is not None:
+            domains[name]["codes_shared_with_cf_neighbours"] = {
+                "all": shared_prefixes(cf_by_domain[name], nearest[name], np.ones(len(nearest[name]), dtype=bool)),
+                "held_out": shared_prefixes(cf_by_domain[name], nearest[name], held_out_by_domain[name]),
+            }
     held_out_N = np.concatenate([held_out_by_domain[name] for name in vectors_by_domain])
     error_N = np.concatenate([errors[name] for name in vectors_by_domain])
     variance_N = np.concatenate([variances[name] for name in vectors_by_domain])

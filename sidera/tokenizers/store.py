@@ -12,10 +12,11 @@ from torch import Tensor
 from sidera.errors import TokenizerError
 from sidera.files import write_atomically
 from sidera.tokenizers.base import ItemTokenizer
+from sidera.tokenizers.letter import Letter
 from sidera.tokenizers.rqkmeans import RqKMeans
 from sidera.tokenizers.rqvae import RqVae
 
-METHODS: dict[str, type[ItemTokenizer]] = {kind.method: kind for kind in (RqVae, RqKMeans)}
+METHODS: dict[str, type[ItemTokenizer]] = {kind.method: kind for kind in (RqVae, RqKMeans, Letter)}
 
 
 def save_tokenizer(tokenizer: ItemTokenizer, folder: Path) -> None:

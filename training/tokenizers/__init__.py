@@ -11,8 +11,10 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from sidera.tokenizers import ItemTokenizer
+from training.collaborative import CfVectors
 from training.errors import ConfigError
 from training.tokenizers.common import TokenizerConfig
+from training.tokenizers.letter import LetterConfig, fit_letter
 from training.tokenizers.rqkmeans import RqKMeansConfig, fit_rqkmeans
 from training.tokenizers.rqvae import PRESETS as RQVAE_PRESETS
 from training.tokenizers.rqvae import RqVaeConfig, fit_rqvae
@@ -27,12 +29,13 @@ class Method:
     Attributes:
         config: its settings.
         presets: settings by name, which a config's own settings override; none where there is nothing to choose.
-        fit: vectors by domain, settings and a folder for checkpoints -> the tokenizer.
+        fit: vectors by domain, settings, a folder for checkpoints and collaborative vectors by domain (none where the
+            settings' ``cf_source`` is None) -> the tokenizer.
     """
 
     config: type[TokenizerConfig]
     presets: Mapping[str, Mapping[str, Any]]
-    fit: Callable[[Mapping[str, np.ndarray], Any, Path], ItemTokenizer]
+    fit: Callable[[Mapping[str, np.ndarray], Any, Path, CfVectors], ItemTokenizer]
 
 
 def stack(vectors_by_domain: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -42,10 +45,13 @@ def stack(vectors_by_domain: Mapping[str, np.ndarray]) -> np.ndarray:
 
 METHODS: dict[str, Method] = {
     "rqvae": Method(
-        RqVaeConfig, RQVAE_PRESETS, lambda vectors, config, folder: fit_rqvae(stack(vectors), config, folder)
+        RqVaeConfig, RQVAE_PRESETS, lambda vectors, config, folder, _: fit_rqvae(stack(vectors), config, folder)
     ),
     "rqkmeans": Method(
-        RqKMeansConfig, {}, lambda vectors, config, folder: fit_rqkmeans(stack(vectors), config, folder)
+        RqKMeansConfig, {}, lambda vectors, config, folder, _: fit_rqkmeans(stack(vectors), config, folder)
+    ),
+    "letter": Method(
+        LetterConfig, RQVAE_PRESETS, lambda vectors, config, folder, cf: fit_letter(vectors, cf, config, folder)
     ),
 }
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import ConfigDict
 
+from training.collaborative import CfSource
 from training.errors import ConfigError, DataError
 
 
@@ -34,6 +35,11 @@ class TokenizerConfig:
                 f"tokenizer.codebook_sizes is {list(self.codebook_sizes)}; set at least two levels of at least 2 codes"
             )
         check(0 < self.validation_share < 1, "validation_share", self.validation_share, "between 0 and 1")
+
+    @property
+    def cf_source(self) -> CfSource | None:
+        """Where collaborative vectors come from; None for methods and settings that use none."""
+        return None
 
 
 def check(holds: bool, field: str, value: object, expected: str) -> None:

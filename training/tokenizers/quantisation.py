@@ -50,7 +50,8 @@ class Quantised(NamedTuple):
     """What quantising one batch gives.
 
     Attributes:
-        total_Bd: the sum of the chosen codes' vectors.
+        total_Bd: the sum of the chosen codes' vectors; a gradient on it reaches these.
+        straight_through_Bd: the same; a gradient on it reaches the latents, and no code.
         loss: the quantisation loss.
         codes: int64[B] of each level.
         residuals: what each level was given, without gradient: float[B, d] each.
@@ -58,6 +59,7 @@ class Quantised(NamedTuple):
     """
 
     total_Bd: Tensor
+    straight_through_Bd: Tensor
     loss: Tensor
     codes: list[Tensor]
     residuals: list[Tensor]
@@ -89,7 +91,8 @@ def quantise_for_training(quantiser: ResidualQuantiser, latents_Bd: Tensor, how:
         residuals.append(residual_Bd.detach())
         residual_Bd = residual_Bd - chosen_Bd.detach()
         total_Bd = total_Bd + chosen_Bd
-    return Quantised(total_Bd, loss, codes, residuals, nearest)
+    straight_through_Bd = latents_Bd + (total_Bd - latents_Bd).detach()
+    return Quantised(total_Bd, straight_through_Bd, loss, codes, residuals, nearest)
 
 
 def sinkhorn_codes(distances_BV: Tensor, sinkhorn: Sinkhorn) -> Tensor:

@@ -6,10 +6,10 @@ Shapes: N item, B batch, D item vector dim, d latent dim, V codebook size.
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -118,11 +118,13 @@ def fit_rqvae(
         NonFiniteLossError: a loss is NaN or infinite.
         StageError: the checkpoint cannot be read.
     """
-    check_item_vectors(vectors_ND, "the fit")
-    folder.mkdir(parents=True, exist_ok=True)
-    fit = _Fit(vectors_ND, config, folder / "rqvae.pt")
+    return run_fit(RqVaeFit(vectors_ND, config, folder), on_epoch)
+
+
+def run_fit(fit: "RqVaeFit", on_epoch: Callable[[int, float], None] | None) -> RqVae:
+    """Resume a fit, run it to its end, and give the tokenizer with its best weights."""
     fit.resume()
-    with track("tokenizer rqvae", fit.last_epoch) as advance:
+    with track(f"tokenizer {fit.model.method}", fit.last_epoch) as advance:
         advance(fit.epoch)
         while not fit.finished:
             loss = fit.run_epoch()
@@ -134,12 +136,19 @@ def fit_rqvae(
     return fit.model.eval().requires_grad_(False)
 
 
-class _Fit:
-    """The state of one fit between two epochs, and the way from one epoch to the next."""
+class RqVaeFit:
+    """The state of one fit between two epochs, and the way from one epoch to the next.
 
-    def __init__(self, vectors_ND: np.ndarray, config: RqVaeConfig, checkpoint: Path) -> None:
+    Methods that add losses to an RQ-VAE's build on it; see :meth:`loss`, :meth:`more_state`, :meth:`take_more_state`.
+    """
+
+    model_class: ClassVar[type[RqVae]] = RqVae
+
+    def __init__(self, vectors_ND: np.ndarray, config: RqVaeConfig, folder: Path) -> None:
+        check_item_vectors(vectors_ND, "the fit")
+        folder.mkdir(parents=True, exist_ok=True)
         self.config = config
-        self.checkpoint = checkpoint
+        self.checkpoint = folder / f"{self.model_class.method}.pt"
         self.last_epoch = config.warm_up_epochs + config.epochs
         held_out_N = held_out(len(vectors_ND), config.validation_share, config.seed)
         vectors = torch.from_numpy(np.ascontiguousarray(vectors_ND, dtype=np.float32))
@@ -148,7 +157,9 @@ class _Fit:
         self.digest = fit_digest(vectors_ND, config)
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
-            self.model = RqVae(vectors.shape[1], config.codebook_sizes, config.latent_dim, config.hidden_sizes)
+            self.model = self.model_class(
+                vectors.shape[1], config.codebook_sizes, config.latent_dim, config.hidden_sizes
+            )
         self.model.shift_D.copy_(self.train_ND.mean(dim=0))
         spread = (self.train_ND - self.model.shift_D).square().mean().sqrt()
         self.model.scale.copy_(spread if float(spread) > 0 else torch.ones(()))
@@ -179,10 +190,10 @@ class _Fit:
         total = 0.0
         order_N = torch.randperm(len(self.train_ND), generator=generator)
         for step, rows_B in enumerate(order_N.split(config.batch_size)):
-            loss, made = rqvae_loss(self.model, self.train_ND[rows_B], config.quantisation if quantised else None)
+            loss, made = self.loss(rows_B, generator)
             if not torch.isfinite(loss):
                 raise NonFiniteLossError(
-                    f"tokenizer rqvae: the loss is {loss.item()} in epoch {self.epoch}, step {step}; "
+                    f"tokenizer {self.model.method}: the loss is {loss.item()} in epoch {self.epoch}, step {step}; "
                     "set a lower tokenizer.learning_rate"
                 )
             self.optimizer.zero_grad()
@@ -205,6 +216,23 @@ class _Fit:
                 self._save()
         return total / len(self.train_ND)
 
+    def loss(self, rows_B: Tensor, generator: torch.Generator) -> tuple[Tensor, Quantised | None]:
+        """The loss of training items and how they were quantised; None during the warm-up.
+
+        Args:
+            rows_B: into ``train_ND``.
+            generator: of the epoch's draws.
+        """
+        quantised = self.epoch >= self.config.warm_up_epochs
+        return rqvae_loss(self.model, self.train_ND[rows_B], self.config.quantisation if quantised else None)
+
+    def more_state(self) -> dict[str, Any]:
+        """What an epoch leaves to the next besides the state of an RQ-VAE's fit; goes into the checkpoint."""
+        return {}
+
+    def take_more_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`more_state`."""
+
     def resume(self) -> None:
         """Take over the checkpoint of a fit of the same vectors and config, if there is one."""
         if not self.checkpoint.is_file():
@@ -223,6 +251,7 @@ class _Fit:
         self.epoch = state["epoch"]
         self.best_error = state["best_error"]
         self.evaluations_without_gain = state["evaluations_without_gain"]
+        self.take_more_state(state["more"])
 
     def _save(self) -> None:
         buffer = io.BytesIO()
@@ -236,6 +265,7 @@ class _Fit:
                 "epoch": self.epoch,
                 "best_error": self.best_error,
                 "evaluations_without_gain": self.evaluations_without_gain,
+                "more": self.more_state(),
             },
             buffer,
         )
@@ -311,5 +341,4 @@ def rqvae_loss(model: RqVae, vectors_BD: Tensor, how: Quantisation | None) -> tu
     if how is None:
         return F.mse_loss(model.decoder(latents_Bd), inputs_BD), None
     made = quantise_for_training(model.quantiser, latents_Bd, how)
-    straight_through_Bd = latents_Bd + (made.total_Bd - latents_Bd).detach()
-    return F.mse_loss(model.decoder(straight_through_Bd), inputs_BD) + made.loss, made
+    return F.mse_loss(model.decoder(made.straight_through_Bd), inputs_BD) + made.loss, made

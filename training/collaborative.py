@@ -1,0 +1,199 @@
+"""Collaborative-filtering (CF) vectors of items: fitted on the events of the train part, or brought by the user.
+
+Knows events and item ids; does not know texts or how a tokenizer uses the vectors. The vectors of a domain are a space
+of their own; an item without a vector has a row of NaN.
+
+Shapes: E events, N item, C width of a domain's CF vectors, L level, Q query items, K neighbours.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from scipy.sparse import csr_matrix
+from threadpoolctl import threadpool_limits
+
+from training.data import Dataset
+from training.errors import DataError
+from training.progress import track
+from training.split import Events, Part
+
+CfVectors = Mapping[str, npt.NDArray[np.float32]]
+"""float32[N, C] per domain, in the order of its items."""
+
+
+@dataclass(frozen=True)
+class CfSource:
+    """Where the CF vectors come from.
+
+    Attributes:
+        folder: holds ``<domain>.parquet`` with columns ``item_id`` and ``vector``; None: they are fitted.
+        dim: width of fitted vectors.
+        iterations: of alternating least squares.
+        regularization: weight of the squared factors.
+        confidence: weight of an event beside the weight 1 of every (user, item) without one.
+        seed: of the start.
+    """
+
+    folder: str | None
+    dim: int
+    iterations: int
+    regularization: float
+    confidence: float
+    seed: int
+
+
+def cf_vectors(dataset: Dataset, events: Events, source: CfSource) -> dict[str, npt.NDArray[np.float32]]:
+    """The CF vectors of all domains, fitted or read.
+
+    Raises:
+        DataError: a file that the user brought is missing, or something in it is not as it must be.
+    """
+    if source.folder is not None:
+        return {
+            domain.name: _read(Path(source.folder) / f"{domain.name}.parquet", domain.item_ids)
+            for domain in dataset.domains
+        }
+    return _fitted(dataset, events, source)
+
+
+def cf_files_digest(source: CfSource | None, names: Sequence[str]) -> str | None:
+    """sha256 (hex) over the files that the user brought; None where there are none, or one is missing."""
+    if source is None or source.folder is None:
+        return None
+    digest = hashlib.sha256()
+    for name in sorted(names):
+        path = Path(source.folder) / f"{name}.parquet"
+        if not path.is_file():
+            return None
+        content = path.read_bytes()
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
+
+
+def _fitted(dataset: Dataset, events: Events, source: CfSource) -> dict[str, npt.NDArray[np.float32]]:
+    train_E = events.part_E == Part.TRAIN
+    vectors = {}
+    with track("collaborative vectors", source.iterations * len(dataset.domains)) as advance:
+        for number, domain in enumerate(dataset.domains):
+            own_E = train_E & (events.domain_E == number)
+            user_E, item_E = events.user_E[own_E], events.item_E[own_E]
+            vectors[domain.name] = _item_factors(user_E, item_E, len(domain.item_ids), source, advance)
+    return vectors
+
+
+def _item_factors(
+    user_E: npt.NDArray[np.int32],
+    item_E: npt.NDArray[np.int32],
+    items: int,
+    source: CfSource,
+    advance: Callable[..., None],
+) -> npt.NDArray[np.float32]:
+    """Item factors float32[N, C] of alternating least squares (Hu, Koren and Volinsky, ICDM 2008)."""
+    from implicit.cpu.als import AlternatingLeastSquares
+
+    if not len(user_E):
+        advance(source.iterations)
+        return np.full((items, source.dim), np.nan, dtype=np.float32)
+    users, row_E = np.unique(user_E, return_inverse=True)
+    ones_E = np.ones(len(row_E), dtype=np.float32)
+    events_UN = csr_matrix((ones_E, (row_E, item_E)), shape=(len(users), items))
+    # The library shares rows out to threads itself; threads of BLAS below those slow it down, and it warns of them.
+    with threadpool_limits(1, "blas"):
+        model = AlternatingLeastSquares(
+            factors=source.dim,
+            iterations=source.iterations,
+            regularization=source.regularization,
+            alpha=source.confidence,
+            random_state=source.seed,
+        )
+        model.fit(events_UN, show_progress=False, callback=lambda *_: advance(1))
+    factors_NC = np.array(model.item_factors, dtype=np.float32)
+    factors_NC[np.bincount(item_E, minlength=items) == 0] = np.nan
+    return factors_NC
+
+
+def _read(path: Path, item_ids: Sequence[str]) -> npt.NDArray[np.float32]:
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file; write the domain's columns item_id and vector there")
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: cannot be read ({error}); write it as parquet") from error
+    missing = sorted({"item_id", "vector"} - set(table.column_names))
+    if missing:
+        raise DataError(f"{path}: column {missing[0]!r} is missing; write the columns item_id and vector")
+    ids = table.column("item_id").to_pylist()
+    lists = table.column("vector").combine_chunks()
+    if not (
+        pa.types.is_list(lists.type) or pa.types.is_fixed_size_list(lists.type) or pa.types.is_large_list(lists.type)
+    ):
+        raise DataError(f"{path}: column 'vector' holds {lists.type}; write lists of numbers")
+    number_of = {item_id: number for number, item_id in enumerate(item_ids)}
+    seen: set[str] = set()
+    for row, item_id in enumerate(ids):
+        if item_id not in number_of:
+            raise DataError(
+                f"{path}: row {row}: item {item_id!r} is not in items.jsonl; write vectors of its items only"
+            )
+        if item_id in seen:
+            raise DataError(f"{path}: row {row}: item {item_id!r} has a vector already; write one vector an item")
+        seen.add(item_id)
+    widths = pc.list_value_length(lists).unique().to_pylist()
+    if len(widths) != 1 or not widths[0]:
+        raise DataError(
+            f"{path}: the vectors' widths are {sorted(map(str, widths))}; write vectors of one width above 0"
+        )
+    vectors_QC = np.asarray(lists.flatten(), dtype=np.float32).reshape(len(ids), widths[0])
+    bad = np.flatnonzero(~np.isfinite(vectors_QC).all(axis=1))
+    if len(bad):
+        raise DataError(f"{path}: row {bad[0]}: the vector of item {ids[bad[0]]!r} holds NaN or infinity; leave it out")
+    vectors_NC = np.full((len(item_ids), widths[0]), np.nan, dtype=np.float32)
+    vectors_NC[[number_of[item_id] for item_id in ids]] = vectors_QC
+    return vectors_NC
+
+
+def shared_prefixes(
+    cf_NC: npt.NDArray[np.float32],
+    codes_NL: npt.NDArray[np.integer[Any]],
+    query_N: npt.NDArray[np.bool_],
+    neighbours: int = 10,
+    most: int = 1000,
+) -> dict[str, Any] | None:
+    """How often an item shares its first codes with its nearest items by CF vectors (cosine), and by chance.
+
+    Args:
+        cf_NC: CF vectors of one domain.
+        codes_NL: the nearest codes of its items.
+        query_N: the items asked about, those without a CF vector aside; at most ``most`` of them, evenly spread.
+        neighbours: nearest items of each.
+        most: see ``query_N``.
+
+    Returns:
+        ``neighbours`` and ``chance``: for each prefix length the share of pairs that share the prefix, among an item
+        and its neighbours, and among an item and any other. None where there is nothing to compare.
+    """
+    known = np.flatnonzero(np.isfinite(cf_NC).all(axis=1))
+    asked = np.flatnonzero(query_N[known])
+    if not len(asked) or len(known) < 2:
+        return None
+    asked = asked[np.linspace(0, len(asked) - 1, min(most, len(asked))).astype(np.int64)]
+    directions_NC = cf_NC[known] / np.maximum(np.linalg.norm(cf_NC[known], axis=1, keepdims=True), 1e-12)
+    similarity_QN = directions_NC[asked] @ directions_NC.T
+    similarity_QN[np.arange(len(asked)), asked] = -np.inf
+    nearest_QK = np.argsort(-similarity_QN, axis=1, kind="stable")[:, : min(neighbours, len(known) - 1)]
+    same_QN = np.ones(similarity_QN.shape, dtype=bool)
+    found: dict[str, Any] = {"items": len(asked), "neighbours": [], "chance": []}
+    for codes_N in codes_NL[known].T:
+        same_QN &= codes_N[asked][:, None] == codes_N[None, :]
+        found["neighbours"].append(float(np.take_along_axis(same_QN, nearest_QK, axis=1).mean()))
+        others = len(asked) * (len(known) - 1)
+        found["chance"].append(float((same_QN.sum() - len(asked)) / others))
+    return found

@@ -1,0 +1,306 @@
+"""Fits LETTER (arXiv 2405.07314): an RQ-VAE with a collaborative and a diversity loss.
+
+The collaborative loss (L_CF of the paper) contrasts each item's quantised vector with collaborative-filtering (CF)
+vectors, so that items which the same users take get similar codes. The diversity loss (L_Div) spreads the codes of a
+codebook evenly, so that items spread over them. ``cf_weight: 0`` and ``diversity_weight: 0`` are the paper's ablations
+of the two; with both, the fit is that of an RQ-VAE, bit for bit.
+
+Shapes: N item, B batch, d latent dim, V codebook size, C width of a domain's CF vectors.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from k_means_constrained import KMeansConstrained
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sidera.tokenizers.letter import Letter
+from sidera.tokenizers.rqvae import RqVae
+from training.collaborative import CfSource, CfVectors
+from training.errors import ConfigError, DataError
+from training.tokenizers.common import check, held_out
+from training.tokenizers.quantisation import Quantised
+from training.tokenizers.rqvae import RqVaeConfig, RqVaeFit, run_fit
+
+
+@dataclass(frozen=True)
+class LetterConfig(RqVaeConfig):
+    """Settings of ``method: letter``.
+
+    Attributes:
+        cf_weight: alpha of the paper, of the collaborative loss; 0 is its ablation "w/o CF".
+        diversity_weight: beta of the paper, of the diversity loss; 0 is its ablation "w/o diversity".
+        cf_temperature: by which the cosines of the collaborative loss are divided.
+        diversity_clusters: clusters of a codebook; fewer where it has less than two codes for each.
+        diversity_every: epochs after which the codebooks are clustered again.
+        cf_vectors: a folder of CF vectors of one's own, ``<domain>.parquet`` with columns ``item_id`` and ``vector``.
+            None fits them by alternating least squares on the train part, with the settings below.
+        cf_dim: their width.
+        cf_iterations: of alternating least squares.
+        cf_regularization: weight of the squared factors.
+        cf_confidence: weight of an event beside the weight 1 of every (user, item) without one.
+    """
+
+    cf_weight: float = 0.3
+    diversity_weight: float = 1e-4
+    cf_temperature: float = 0.1
+    diversity_clusters: int = 10
+    diversity_every: int = 5
+    cf_vectors: str | None = None
+    cf_dim: int = 32
+    cf_iterations: int = 15
+    cf_regularization: float = 10.0
+    cf_confidence: float = 20.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field in ("cf_weight", "diversity_weight", "cf_regularization"):
+            check(getattr(self, field) >= 0, field, getattr(self, field), "of at least 0")
+        for field in ("diversity_clusters", "diversity_every", "cf_dim", "cf_iterations"):
+            check(getattr(self, field) >= 1, field, getattr(self, field), "of at least 1")
+        for field in ("cf_temperature", "cf_confidence"):
+            check(getattr(self, field) > 0, field, getattr(self, field), "above 0")
+        if self.ema_decay is not None and self.diversity_weight:
+            raise ConfigError(
+                "tokenizer.ema_decay leaves codebooks without gradient, which tokenizer.diversity_weight needs; "
+                "leave ema_decay out or set diversity_weight to 0"
+            )
+
+    @property
+    def cf_source(self) -> CfSource | None:
+        """Where the CF vectors come from; None where no loss needs them."""
+        if not self.cf_weight:
+            return None
+        return CfSource(
+            folder=self.cf_vectors,
+            dim=self.cf_dim,
+            iterations=self.cf_iterations,
+            regularization=self.cf_regularization,
+            confidence=self.cf_confidence,
+            seed=self.seed,
+        )
+
+
+def fit_letter(
+    vectors_by_domain: Mapping[str, np.ndarray],
+    cf_by_domain: CfVectors,
+    config: LetterConfig,
+    folder: Path,
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> RqVae:
+    """Fit LETTER, or go on where a killed fit of the same input stopped; resumes as exactly as an RQ-VAE's.
+
+    It stops, and chooses its weights, by the held-out reconstruction error, as an RQ-VAE.
+
+    Args:
+        vectors_by_domain: float[N, D] item vectors each.
+        cf_by_domain: float[N, C] CF vectors each, rows of NaN for items without one; not read where ``cf_weight`` is 0.
+        config: settings.
+        folder: of the checkpoint, ``letter.pt``.
+        on_epoch: told each epoch's number and mean loss, after its checkpoint is written.
+
+    Raises:
+        DataError: vectors with NaN or infinity, or CF vectors that do not fit the items.
+        NonFiniteLossError: a loss is NaN or infinite.
+        StageError: the checkpoint cannot be read.
+    """
+    return run_fit(LetterFit(vectors_by_domain, cf_by_domain, config, folder), on_epoch)
+
+
+class LetterFit(RqVaeFit):
+    """The state of a fit between two epochs."""
+
+    model_class = Letter
+    config: LetterConfig
+
+    def __init__(
+        self, vectors_by_domain: Mapping[str, np.ndarray], cf_by_domain: CfVectors, config: LetterConfig, folder: Path
+    ) -> None:
+        names = sorted(vectors_by_domain)
+        vectors_ND = np.concatenate([vectors_by_domain[name] for name in names])
+        super().__init__(vectors_ND, config, folder)
+        self.alignment: CfAlignment | None = None
+        self.clusters: list[Tensor] = []
+        self.clustered_at = -1
+        if config.cf_weight:
+            kept_N = ~held_out(len(vectors_ND), config.validation_share, config.seed)
+            cf = _matched({name: len(vectors_by_domain[name]) for name in names}, cf_by_domain)
+            self.alignment = CfAlignment(config.latent_dim, cf, kept_N, config.cf_temperature)
+            self.optimizer.add_param_group({"params": list(self.alignment.parameters()), "weight_decay": 0.0})
+            digest = hashlib.sha256(self.digest.encode())
+            for cf_NC in cf:
+                digest.update(f"{cf_NC.shape}".encode() + np.ascontiguousarray(cf_NC, dtype=np.float32).tobytes())
+            self.digest = digest.hexdigest()
+
+    def loss(self, rows_B: Tensor, generator: torch.Generator) -> tuple[Tensor, Quantised | None]:
+        """The RQ-VAE's loss and, once codes are in use, alpha L_CF + beta L_Div."""
+        loss, made = super().loss(rows_B, generator)
+        if made is None:
+            return loss, made
+        if self.alignment is not None:
+            loss = loss + self.config.cf_weight * self.alignment(rows_B, made.straight_through_Bd)
+        if self.config.diversity_weight:
+            self._cluster_when_due()
+            for codebook_Vd, codes_B, cluster_V in zip(
+                self.model.quantiser.codebooks, made.codes, self.clusters, strict=True
+            ):
+                mates_B = cluster_mates(codes_B, cluster_V, generator)
+                loss = loss + self.config.diversity_weight * diversity_loss(codebook_Vd, codes_B, mates_B)
+        return loss, made
+
+    def _cluster_when_due(self) -> None:
+        due = (self.epoch - self.config.warm_up_epochs) // self.config.diversity_every
+        if due != self.clustered_at:
+            self.clustered_at = due
+            self.clusters = [
+                code_clusters(codebook_Vd, self.config.diversity_clusters, self.config.seed)
+                for codebook_Vd in self.model.quantiser.codebooks
+            ]
+
+    def more_state(self) -> dict[str, Any]:
+        """What an epoch leaves to the next besides an RQ-VAE's state."""
+        return {
+            "alignment": {} if self.alignment is None else self.alignment.state_dict(),
+            "clusters": self.clusters,
+            "clustered_at": self.clustered_at,
+        }
+
+    def take_more_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`more_state`."""
+        if self.alignment is not None:
+            self.alignment.load_state_dict(state["alignment"])
+        self.clusters, self.clustered_at = state["clusters"], state["clustered_at"]
+
+
+class CfAlignment(nn.Module):
+    """The collaborative loss of a batch: InfoNCE between quantised and CF vectors.
+
+    A domain's CF vectors are a space of their own, so items are contrasted with items of their domain, and each domain
+    has a rotation of the quantised vectors into its space, learned beside them: it turns axes that mean nothing and
+    bends nothing, so the codes must follow. Cosines over a temperature stand for the paper's inner products: the length
+    of a CF vector says how popular an item is, not what it is like.
+    """
+
+    domain_N: Tensor
+    row_N: Tensor
+
+    def __init__(self, latent_dim: int, cf: list[np.ndarray], kept_N: np.ndarray, temperature: float) -> None:
+        """Take the CF vectors of all items.
+
+        Args:
+            latent_dim: width of the quantised vectors.
+            cf: float[N, C] of each domain, rows of NaN for items without one, which take no part.
+            kept_N: which items of all domains, one domain after the other, the fit has; rows of batches count these.
+            temperature: by which cosines are divided.
+        """
+        super().__init__()
+        self.temperature = temperature
+        has = [np.isfinite(cf_NC).all(axis=1) for cf_NC in cf]
+        domain_N = np.concatenate([np.where(has_N, domain, -1) for domain, has_N in enumerate(has)])
+        row_N = np.concatenate([np.arange(len(cf_NC)) for cf_NC in cf])
+        self.cf = [torch.from_numpy(np.array(cf_NC, dtype=np.float32)) for cf_NC in cf]
+        self.domain_N = torch.from_numpy(domain_N[kept_N])
+        self.row_N = torch.from_numpy(row_N[kept_N])
+        self.rotations = nn.ModuleList(Rotation(latent_dim, cf_NC.shape[1]) for cf_NC in cf)
+
+    def forward(self, rows_B: Tensor, quantised_Bd: Tensor) -> Tensor:
+        """The mean over the items that have a CF vector; 0 where none has."""
+        domain_B, row_B = self.domain_N[rows_B], self.row_N[rows_B]
+        total, counted = quantised_Bd.new_zeros(()), 0
+        for domain in domain_B[domain_B >= 0].unique().tolist():
+            own_B = domain_B == domain
+            cf_Bc = self.cf[domain][row_B[own_B]]
+            total = total + len(cf_Bc) * info_nce(self.rotations[domain](quantised_Bd[own_B]), cf_Bc, self.temperature)
+            counted += len(cf_Bc)
+        return total / max(counted, 1)
+
+
+class Rotation(nn.Module):
+    """A rotation from one width to another: padded with zeros to the larger one, turned, cut to the one wanted.
+
+    It starts as the identity. Skew-symmetric matrices are what rotations are the exponentials of.
+    """
+
+    def __init__(self, width: int, width_out: int) -> None:
+        super().__init__()
+        self.width, self.width_out = width, width_out
+        self.skew = nn.Parameter(torch.zeros(max(width, width_out), max(width, width_out)))
+
+    def forward(self, vectors_Bd: Tensor) -> Tensor:
+        """float[B, width] -> float[B, width_out]"""
+        return vectors_Bd @ torch.matrix_exp(self.skew - self.skew.T)[: self.width, : self.width_out]
+
+
+def info_nce(vectors_BC: Tensor, others_BC: Tensor, temperature: float) -> Tensor:
+    """-mean_i log softmax_j(cos(vectors_i, others_j) / temperature) at j = i."""
+    similarity_BB = F.normalize(vectors_BC, dim=1) @ F.normalize(others_BC, dim=1).T
+    return F.cross_entropy(similarity_BB / temperature, torch.arange(len(vectors_BC)))
+
+
+def diversity_loss(codebook_Vd: Tensor, codes_B: Tensor, mates_B: Tensor) -> Tensor:
+    """-mean_i log (exp<e_i, e_i+> / sum_{j != i} exp<e_i, e_j>), e_i an item's code and e_i+ its mate.
+
+    Args:
+        codebook_Vd: of one level; it alone gets a gradient.
+        codes_B: the items' codes.
+        mates_B: for each a code to pull it to; -1 leaves the item out.
+
+    Returns:
+        The mean over the items with a mate; 0 where none has.
+    """
+    paired_B = mates_B >= 0
+    if not paired_B.any():
+        return codebook_Vd.new_zeros(())
+    codes_B, mates_B = codes_B[paired_B], mates_B[paired_B]
+    similarity_BV = F.embedding(codes_B, codebook_Vd) @ codebook_Vd.T
+    own_BV = F.one_hot(codes_B, len(codebook_Vd)).bool()
+    return F.cross_entropy(similarity_BV.masked_fill(own_BV, -torch.inf), mates_B)
+
+
+def cluster_mates(codes_B: Tensor, cluster_V: Tensor, generator: torch.Generator) -> Tensor:
+    """For each code a random other code of its cluster: int64[B]; -1 for a code alone in its cluster."""
+    sizes_K = torch.bincount(cluster_V)
+    members_V = torch.argsort(cluster_V, stable=True)
+    start_K = sizes_K.cumsum(0) - sizes_K
+    place_V = torch.empty_like(members_V)
+    place_V[members_V] = torch.arange(len(members_V)) - start_K[cluster_V[members_V]]
+    cluster_B = cluster_V[codes_B]
+    others_B = sizes_K[cluster_B] - 1
+    step_B = 1 + (torch.rand(len(codes_B), generator=generator) * others_B).long().clamp_max(others_B - 1)
+    mates_B = members_V[start_K[cluster_B] + (place_V[codes_B] + step_B) % sizes_K[cluster_B]]
+    return torch.where(others_B > 0, mates_B, -1)
+
+
+def code_clusters(codebook_Vd: Tensor, clusters: int, seed: int) -> Tensor:
+    """Clusters of similar size by constrained k-means: int64[V], at least two codes in each."""
+    size = len(codebook_Vd)
+    clusters = min(clusters, size // 2)
+    if clusters == 1:
+        return torch.zeros(size, dtype=torch.int64)
+    clustering = KMeansConstrained(
+        n_clusters=clusters,
+        size_min=size // (2 * clusters),
+        size_max=min(size, 2 * -(-size // clusters)),
+        n_init=1,
+        max_iter=10,
+        random_state=seed,
+    )
+    return torch.from_numpy(clustering.fit_predict(codebook_Vd.detach().double().numpy())).long()
+
+
+def _matched(items: Mapping[str, int], cf_by_domain: CfVectors) -> list[np.ndarray]:
+    """The CF vectors of each domain, checked against its number of items."""
+    for name, count in items.items():
+        given = len(cf_by_domain.get(name, ()))
+        if given != count:
+            raise DataError(
+                f"domain {name!r} has {count} items and {given} collaborative vectors; give one an item, NaN where "
+                "there is none, or set tokenizer.cf_weight to 0"
+            )
+    return [cf_by_domain[name] for name in items]
