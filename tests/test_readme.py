@@ -51,7 +51,8 @@ def resolve(command: Any, words: list[str]) -> tuple[Any, list[str]]:
 def test_every_sidera_command_of_the_readme_is_accepted(words: list[str]) -> None:
     owner = {"serve": service.cli.app, "openapi": service.cli.app, "bundle": sidera_app}.get(words[0], training.cli.app)
     command, arguments = resolve(typer.main.get_command(owner), words)
-    command.make_context("sidera", arguments)
+    context = command.make_context("sidera", arguments)
+    assert not context.args, "words that no argument or option takes"
 
 
 @pytest.mark.parametrize("words", commands("make"), ids=" ".join)
