@@ -29,11 +29,11 @@ class Bench:
     loaded: LoadedBundle
     queries: Sequence[Query]
 
-    def batches(self, count: int, size: int, width: int, min_history: int = 1) -> list[list[Query]]:
-        """``count`` batches of queries with at least ``min_history`` items, which ask for ``width`` results."""
-        long_enough = [query for query in self.queries if len(query.history) >= min_history]
-        places = np.arange(count * size) % len(long_enough)
-        chosen = [replace(long_enough[place], num_results=width, beam_width=width) for place in places]
+    def batches(self, count: int, size: int, width: int) -> list[list[Query]]:
+        """``count`` batches of queries with a history, which ask for ``width`` results."""
+        with_history = [query for query in self.queries if query.history]
+        places = np.arange(count * size) % len(with_history)
+        chosen = [replace(with_history[place], num_results=width, beam_width=width) for place in places]
         return [chosen[begin : begin + size] for begin in range(0, len(chosen), size)]
 
 
