@@ -45,7 +45,8 @@ async def collect(
         return [late if not answer.done() else answer.exception() or answer.result() for answer in answers]
     finally:
         gone.cancel()
-        for answer in answers:
+        for future, answer in zip(futures, answers, strict=True):
+            future.cancel()  # at once; through ``answer`` alone it would wait for the event loop's next turn
             answer.cancel()
 
 
