@@ -20,7 +20,7 @@ from training.errors import ConfigError, DataError
 from training.progress import track
 from training.tokenization_report import tokenization_report, write_report
 from training.tokenizers import read_config
-from training.tokenizers.common import check_item_vectors, held_out
+from training.tokenizers.common import held_out
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ def fit_tokenizer(
         DataError: vectors with NaN or infinity, or of different widths.
     """
     method, config = read_config(settings)
-    _check(vectors_by_domain)
+    if not vectors_by_domain:
+        raise DataError("there are no domains to fit a tokenizer on; give at least one")
     check_capacity({name: len(vectors_ND) for name, vectors_ND in vectors_by_domain.items()}, settings)
     return method.fit(vectors_by_domain, config, folder, cf_by_domain or {})
 
@@ -113,14 +114,3 @@ def check_capacity(items_by_domain: Mapping[str, int], settings: Mapping[str, An
                 f"domain {name!r} has {items} items, but tokenizer.codebook_sizes {list(config.codebook_sizes)} "
                 f"make {capacity} SIDs; set larger codebooks or more levels"
             )
-
-
-def _check(vectors_by_domain: Mapping[str, np.ndarray]) -> None:
-    if not vectors_by_domain:
-        raise DataError("there are no domains to fit a tokenizer on; give at least one")
-    widths = {}
-    for name, vectors_ND in vectors_by_domain.items():
-        check_item_vectors(vectors_ND, f"domain {name!r}")
-        widths[name] = vectors_ND.shape[1]
-    if len(set(widths.values())) > 1:
-        raise DataError(f"the domains' vectors differ in width: {widths}; make all of them with one encoder")

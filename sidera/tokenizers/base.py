@@ -8,7 +8,7 @@ Shapes: N item, D item vector dim, d latent dim, L level, l prefix length, V cod
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,20 @@ from sidera.errors import TokenizerError
 
 _ENCODE_ROWS = 16_384
 """Rows that ``encode`` and ``reconstruct`` hold intermediate results of: memory stays flat for any number of items."""
+
+
+class CodebookGroup(NamedTuple):
+    """The items that were coded with one codebook.
+
+    Attributes:
+        name: of the codebook, for reports.
+        codes_M: int64[M] their codes in it.
+        size: codes of the codebook.
+    """
+
+    name: str
+    codes_M: Tensor
+    size: int
 
 
 class ItemTokenizer(nn.Module, ABC):
@@ -59,8 +73,21 @@ class ItemTokenizer(nn.Module, ABC):
         """
 
     @abstractmethod
+    def quantised(self, codes_NL: Tensor) -> Tensor:
+        """What the codes stand for in the space of the latents: float32[N, d]."""
+
+    @abstractmethod
     def reconstruct(self, codes_NL: Tensor) -> Tensor:
         """Back in item vector space: float32[N, D]."""
+
+    def codebook_groups(self, codes_NL: Tensor) -> list[CodebookGroup]:
+        """Which codebook coded which items: one codebook a level, where a method has no others."""
+        levels = enumerate(self.codebook_sizes)
+        return [CodebookGroup(f"level {level + 1}", codes_NL[:, level], size) for level, size in levels]
+
+    def routes(self, vectors_ND: Tensor, domain: str) -> dict[str, Tensor]:
+        """How much of each way through the tokenizer an item takes: float32[N] by name; none without a router."""
+        return {}
 
     @torch.inference_mode()
     def encode(self, vectors_ND: Tensor, domain: str) -> Tensor:

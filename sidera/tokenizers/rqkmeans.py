@@ -67,6 +67,11 @@ class RqKMeans(ItemTokenizer):
         return self.quantiser.nearest_codes(latents_Nd)
 
     @torch.inference_mode()
+    def quantised(self, codes_NL: Tensor) -> Tensor:
+        """The chosen codes' sum: float32[N, D]."""
+        return self.quantiser.lookup(codes_NL)
+
+    @torch.inference_mode()
     def reconstruct(self, codes_NL: Tensor) -> Tensor:
         """The chosen codes' sum, in item vector space: float32[N, D]."""
-        return self.quantiser.lookup(codes_NL) + self.shift_D
+        return self.quantised(codes_NL) + self.shift_D

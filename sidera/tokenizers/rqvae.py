@@ -95,6 +95,11 @@ class RqVae(ItemTokenizer):
         return self.quantiser.nearest_codes(latents_Nd)
 
     @torch.inference_mode()
+    def quantised(self, codes_NL: Tensor) -> Tensor:
+        """The chosen codes' sum: float32[N, d]."""
+        return self.quantiser.lookup(codes_NL)
+
+    @torch.inference_mode()
     def reconstruct(self, codes_NL: Tensor) -> Tensor:
         """The decoder's output of the chosen codes' sum, in item vector space: float32[N, D]."""
         return in_chunks(

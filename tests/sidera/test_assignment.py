@@ -44,8 +44,11 @@ class Plain(ItemTokenizer):
     def distances(self, latents_Nd: Tensor, prefix_Nl: Tensor) -> Tensor:
         return self.quantiser.distances(latents_Nd, prefix_Nl)
 
-    def reconstruct(self, codes_NL: Tensor) -> Tensor:
+    def quantised(self, codes_NL: Tensor) -> Tensor:
         return self.quantiser.lookup(codes_NL)
+
+    def reconstruct(self, codes_NL: Tensor) -> Tensor:
+        return self.quantised(codes_NL)
 
 
 def random_plain(sizes: tuple[int, ...], dim: int = 3, seed: int = 0) -> Plain:

@@ -38,18 +38,9 @@ class Method:
     fit: Callable[[Mapping[str, np.ndarray], Any, Path, CfVectors], ItemTokenizer]
 
 
-def stack(vectors_by_domain: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The vectors of all domains, the domains in alphabetical order whatever the mapping's: float[N, D]."""
-    return np.concatenate([vectors_by_domain[name] for name in sorted(vectors_by_domain)])
-
-
 METHODS: dict[str, Method] = {
-    "rqvae": Method(
-        RqVaeConfig, RQVAE_PRESETS, lambda vectors, config, folder, _: fit_rqvae(stack(vectors), config, folder)
-    ),
-    "rqkmeans": Method(
-        RqKMeansConfig, {}, lambda vectors, config, folder, _: fit_rqkmeans(stack(vectors), config, folder)
-    ),
+    "rqvae": Method(RqVaeConfig, RQVAE_PRESETS, lambda vectors, config, folder, _: fit_rqvae(vectors, config, folder)),
+    "rqkmeans": Method(RqKMeansConfig, {}, lambda vectors, config, folder, _: fit_rqkmeans(vectors, config, folder)),
     "letter": Method(
         LetterConfig, RQVAE_PRESETS, lambda vectors, config, folder, cf: fit_letter(vectors, cf, config, folder)
     ),

@@ -3,13 +3,19 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from pydantic import ConfigDict
+from torch import Tensor
 
+from sidera.tokenizers import ItemTokenizer
 from training.collaborative import CfSource
 from training.errors import ConfigError, DataError
+
+_ROWS = 16_384
 
 
 @dataclass(frozen=True)
@@ -19,6 +25,7 @@ class TokenizerConfig:
     Attributes:
         codebook_sizes: codes per level; their product bounds the items of a domain.
         validation_share: share of the items held out of the fit, to stop it and to report errors.
+        fit_items: the fit works on at most so many items, drawn from those of all domains: they are held in memory.
         seed: of every draw.
     """
 
@@ -26,6 +33,7 @@ class TokenizerConfig:
 
     codebook_sizes: tuple[int, ...] = (256, 256, 256, 256)
     validation_share: float = 0.05
+    fit_items: int = 500_000
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -35,6 +43,7 @@ class TokenizerConfig:
                 f"tokenizer.codebook_sizes is {list(self.codebook_sizes)}; set at least two levels of at least 2 codes"
             )
         check(0 < self.validation_share < 1, "validation_share", self.validation_share, "between 0 and 1")
+        check(self.fit_items >= 1, "fit_items", self.fit_items, "of at least 1")
 
     @property
     def cf_source(self) -> CfSource | None:
@@ -62,7 +71,7 @@ def held_out(items: int, share: float, seed: int) -> np.ndarray:
 
 
 def check_item_vectors(vectors_ND: np.ndarray, name: str) -> None:
-    """Refuse what is not float[N, D] of finite numbers.
+    """Refuse what is not float[N, D] of finite numbers. Reads the rows in parts, so that they may lie on disk.
 
     Raises:
         DataError: another shape, or rows with NaN or infinity (the first are named).
@@ -71,16 +80,110 @@ def check_item_vectors(vectors_ND: np.ndarray, name: str) -> None:
         raise DataError(
             f"vectors of {name} have shape {vectors_ND.shape}; expected [items, dim] with at least one item"
         )
-    bad = np.flatnonzero(~np.isfinite(vectors_ND).all(axis=1))
-    if len(bad):
+    bad: list[int] = []
+    for start in range(0, len(vectors_ND), _ROWS):
+        part_ND = vectors_ND[start : start + _ROWS]
+        bad += (start + np.flatnonzero(~np.isfinite(part_ND).all(axis=1))).tolist()
+    if bad:
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
         rows = ", ".join(map(str, bad[:5]))
         raise DataError(f"vectors of {name} hold NaN or infinity in rows {rows}{more}; make these vectors again")
 
 
-def fit_digest(vectors_ND: np.ndarray, config: TokenizerConfig) -> str:
-    """What a checkpoint belongs to: sha256 (hex) of the vectors and the settings."""
+@dataclass(frozen=True)
+class FitItems:
+    """The items that a fit works on, in memory. Items are numbered through all domains, these in alphabetical order.
+
+    Attributes:
+        names: of the domains.
+        train_ND: float32[N, D] vectors of the items to fit on.
+        train_domain_N: int64[N] the index of their domain in ``names``.
+        train_number_N: int64[N] their numbers.
+        validation_ND: float32[N, D] vectors of held-out items; of the training items where there is only one item.
+        validation_domain_N: int64[N] the index of their domain.
+        digest: sha256 (hex) over all of these.
+    """
+
+    names: tuple[str, ...]
+    train_ND: Tensor
+    train_domain_N: Tensor
+    train_number_N: Tensor
+    validation_ND: Tensor
+    validation_domain_N: Tensor
+    digest: str
+
+    @property
+    def dim(self) -> int:
+        """Width of the vectors."""
+        return int(self.train_ND.shape[1])
+
+    def held_out_error(self, tokenizer: ItemTokenizer) -> float:
+        """||x - x_hat||^2 / Var(x) of the held-out items, Var around the mean of the training items."""
+        mean_D = self.train_ND.mean(dim=0)
+        error, variance = 0.0, float((self.validation_ND - mean_D).square().sum())
+        for domain, name in enumerate(self.names):
+            own_ND = self.validation_ND[self.validation_domain_N == domain]
+            if len(own_ND):
+                error += float((own_ND - tokenizer.reconstruct(tokenizer.encode(own_ND, name))).square().sum())
+        return error / variance if variance else error
+
+
+def draw_items(vectors_by_domain: Mapping[str, np.ndarray], config: TokenizerConfig) -> FitItems:
+    """Draw what a fit works on: at most ``config.fit_items`` items to fit on, and a tenth of that held out.
+
+    Args:
+        vectors_by_domain: float[N, D] each; arrays on disk are read row by row.
+        config: says how many, and which seed.
+
+    Raises:
+        DataError: vectors hold NaN or infinity, have no rows, or differ in width.
+    """
+    names = tuple(sorted(vectors_by_domain))
+    for name in names:
+        check_item_vectors(vectors_by_domain[name], f"domain {name!r}")
+    widths = {name: int(vectors_by_domain[name].shape[1]) for name in names}
+    if len(set(widths.values())) > 1:
+        raise DataError(f"the domains' vectors differ in width: {widths}; make all of them with one encoder")
+    sizes = [len(vectors_by_domain[name]) for name in names]
+    held_out_N = held_out(sum(sizes), config.validation_share, config.seed)
+    random = np.random.default_rng([config.seed, 2])
+    train_N = _at_most(np.flatnonzero(~held_out_N), config.fit_items, random)
+    validation_N = _at_most(np.flatnonzero(held_out_N), max(1, config.fit_items // 10), random)
+    if not len(validation_N):
+        validation_N = train_N
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    digest = hashlib.sha256(json.dumps([names, sizes]).encode())
+    gathered = []
+    for number_N in (train_N, validation_N):
+        rows_ND = np.empty((len(number_N), next(iter(widths.values()))), dtype=np.float32)
+        domain_N = np.searchsorted(starts, number_N, side="right") - 1
+        for domain, name in enumerate(names):
+            own_N = domain_N == domain
+            rows_ND[own_N] = vectors_by_domain[name][number_N[own_N] - starts[domain]]
+        digest.update(np.ascontiguousarray(number_N).data)
+        digest.update(rows_ND.data)
+        gathered += [torch.from_numpy(rows_ND), torch.from_numpy(domain_N)]
+    train_ND, train_domain_N, validation_ND, validation_domain_N = gathered
+    return FitItems(
+        names,
+        train_ND,
+        train_domain_N,
+        torch.from_numpy(train_N),
+        validation_ND,
+        validation_domain_N,
+        digest.hexdigest(),
+    )
+
+
+def _at_most(numbers_N: np.ndarray, most: int, random: np.random.Generator) -> np.ndarray:
+    if len(numbers_N) <= most:
+        return numbers_N
+    return np.sort(random.choice(numbers_N, most, replace=False))
+
+
+def settings_digest(items_digest: str, config: TokenizerConfig, *more: str) -> str:
+    """What a checkpoint belongs to: sha256 (hex) of the items, the settings and what else it depends on."""
     digest = hashlib.sha256(json.dumps(dataclasses.asdict(config), sort_keys=True).encode())
-    digest.update(f"{vectors_ND.dtype}{vectors_ND.shape}".encode())
-    digest.update(np.ascontiguousarray(vectors_ND).data)
+    for part in (items_digest, *more):
+        digest.update(f"\0{part}".encode())
     return digest.hexdigest()

@@ -24,9 +24,9 @@ from sidera.tokenizers.letter import Letter
 from sidera.tokenizers.rqvae import RqVae
 from training.collaborative import CfSource, CfVectors
 from training.errors import ConfigError, DataError
-from training.tokenizers.common import check, held_out
+from training.tokenizers.common import FitItems, check, draw_items, settings_digest
 from training.tokenizers.quantisation import Quantised
-from training.tokenizers.rqvae import RqVaeConfig, RqVaeFit, run_fit
+from training.tokenizers.rqvae import RqVaeConfig, RqVaeFit
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,11 @@ def fit_letter(
         NonFiniteLossError: a loss is NaN or infinite.
         StageError: the checkpoint cannot be read.
     """
-    return run_fit(LetterFit(vectors_by_domain, cf_by_domain, config, folder), on_epoch)
+    items = {name: len(vectors_by_domain[name]) for name in sorted(vectors_by_domain)}
+    cf = _matched(items, cf_by_domain) if config.cf_weight else []
+    fit = LetterFit(draw_items(vectors_by_domain, config), cf, config, folder)
+    fit.run(on_epoch)
+    return fit.tokenizer()
 
 
 class LetterFit(RqVaeFit):
@@ -119,28 +123,27 @@ class LetterFit(RqVaeFit):
     model_class = Letter
     config: LetterConfig
 
-    def __init__(
-        self, vectors_by_domain: Mapping[str, np.ndarray], cf_by_domain: CfVectors, config: LetterConfig, folder: Path
-    ) -> None:
-        names = sorted(vectors_by_domain)
-        vectors_ND = np.concatenate([vectors_by_domain[name] for name in names])
-        super().__init__(vectors_ND, config, folder)
+    def __init__(self, drawn: FitItems, cf: list[np.ndarray], config: LetterConfig, folder: Path) -> None:
+        super().__init__(drawn, config, folder)
         self.alignment: CfAlignment | None = None
         self.clusters: list[Tensor] = []
         self.clustered_at = -1
+        self.cf_digest = ""
         if config.cf_weight:
-            kept_N = ~held_out(len(vectors_ND), config.validation_share, config.seed)
-            cf = _matched({name: len(vectors_by_domain[name]) for name in names}, cf_by_domain)
-            self.alignment = CfAlignment(config.latent_dim, cf, kept_N, config.cf_temperature)
+            self.alignment = CfAlignment(config.latent_dim, cf, drawn.train_number_N.numpy(), config.cf_temperature)
             self.optimizer.add_param_group({"params": list(self.alignment.parameters()), "weight_decay": 0.0})
-            digest = hashlib.sha256(self.digest.encode())
+            digest = hashlib.sha256()
             for cf_NC in cf:
                 digest.update(f"{cf_NC.shape}".encode() + np.ascontiguousarray(cf_NC, dtype=np.float32).tobytes())
-            self.digest = digest.hexdigest()
+            self.cf_digest = digest.hexdigest()
 
-    def loss(self, rows_B: Tensor, generator: torch.Generator) -> tuple[Tensor, Quantised | None]:
+    @property
+    def digest(self) -> str:
+        return settings_digest(self.drawn.digest, self.config, self.cf_digest)
+
+    def batch_loss(self, rows_B: Tensor, generator: torch.Generator) -> tuple[Tensor, Quantised | None]:
         """The RQ-VAE's loss and, once codes are in use, alpha L_CF + beta L_Div."""
-        loss, made = super().loss(rows_B, generator)
+        loss, made = super().batch_loss(rows_B, generator)
         if made is None:
             return loss, made
         if self.alignment is not None:
@@ -164,15 +167,14 @@ class LetterFit(RqVaeFit):
             ]
 
     def more_state(self) -> dict[str, Any]:
-        """What an epoch leaves to the next besides an RQ-VAE's state."""
-        return {
+        return super().more_state() | {
             "alignment": {} if self.alignment is None else self.alignment.state_dict(),
             "clusters": self.clusters,
             "clustered_at": self.clustered_at,
         }
 
     def take_more_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`more_state`."""
+        super().take_more_state(state)
         if self.alignment is not None:
             self.alignment.load_state_dict(state["alignment"])
         self.clusters, self.clustered_at = state["clusters"], state["clustered_at"]
@@ -190,13 +192,13 @@ class CfAlignment(nn.Module):
     domain_N: Tensor
     row_N: Tensor
 
-    def __init__(self, latent_dim: int, cf: list[np.ndarray], kept_N: np.ndarray, temperature: float) -> None:
+    def __init__(self, latent_dim: int, cf: list[np.ndarray], number_N: np.ndarray, temperature: float) -> None:
         """Take the CF vectors of all items.
 
         Args:
             latent_dim: width of the quantised vectors.
             cf: float[N, C] of each domain, rows of NaN for items without one, which take no part.
-            kept_N: which items of all domains, one domain after the other, the fit has; rows of batches count these.
+            number_N: which items of all domains, one domain after the other, the fit has; rows of batches count these.
             temperature: by which cosines are divided.
         """
         super().__init__()
@@ -205,8 +207,8 @@ class CfAlignment(nn.Module):
         domain_N = np.concatenate([np.where(has_N, domain, -1) for domain, has_N in enumerate(has)])
         row_N = np.concatenate([np.arange(len(cf_NC)) for cf_NC in cf])
         self.cf = [torch.from_numpy(np.array(cf_NC, dtype=np.float32)) for cf_NC in cf]
-        self.domain_N = torch.from_numpy(domain_N[kept_N])
-        self.row_N = torch.from_numpy(row_N[kept_N])
+        self.domain_N = torch.from_numpy(domain_N[number_N])
+        self.row_N = torch.from_numpy(row_N[number_N])
         self.rotations = nn.ModuleList(Rotation(latent_dim, cf_NC.shape[1]) for cf_NC in cf)
 
     def forward(self, rows_B: Tensor, quantised_Bd: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ Does not know domains or texts. Inference is ``sidera.tokenizers.rqkmeans``.
 Shapes: N item, D item vector dim, V codebook size.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from sidera.tokenizers.rqkmeans import RqKMeans
 from training.errors import StageError
 from training.kmeans import kmeans_codebook
 from training.progress import track
-from training.tokenizers.common import TokenizerConfig, check, check_item_vectors, fit_digest, held_out
+from training.tokenizers.common import TokenizerConfig, check, draw_items, settings_digest
 
 _ROWS = 8192
 
@@ -42,7 +42,7 @@ class RqKMeansConfig(TokenizerConfig):
 
 
 def fit_rqkmeans(
-    vectors_ND: np.ndarray,
+    vectors_by_domain: Mapping[str, np.ndarray],
     config: RqKMeansConfig,
     folder: Path,
     on_level: Callable[[int, float], None] | None = None,
@@ -53,7 +53,7 @@ def fit_rqkmeans(
     (``folder / "rqkmeans.safetensors"``) holds the codebooks that are done.
 
     Args:
-        vectors_ND: float[N, D] item vectors of all domains; a share of them is held out, to report errors.
+        vectors_by_domain: float[N, D] item vectors each; the domains are fitted as one, and a share is held out.
         config: settings.
         folder: of the checkpoint.
         on_level: told, after its checkpoint is written, how many levels are done and the relative reconstruction
@@ -63,17 +63,15 @@ def fit_rqkmeans(
         DataError: the vectors hold NaN or infinity, or have no rows.
         StageError: the checkpoint cannot be read.
     """
-    check_item_vectors(vectors_ND, "the fit")
+    drawn = draw_items(vectors_by_domain, config)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "rqkmeans.safetensors"
-    digest = fit_digest(vectors_ND, config)
+    digest = settings_digest(drawn.digest, config)
     done = _read(checkpoint, digest)
-    held_out_N = torch.from_numpy(held_out(len(vectors_ND), config.validation_share, config.seed))
-    vectors = torch.from_numpy(np.ascontiguousarray(vectors_ND, dtype=np.float32))
-    model = RqKMeans(vectors.shape[1], config.codebook_sizes).requires_grad_(False)
-    model.shift_D.copy_(vectors[~held_out_N].mean(dim=0))
-    train_ND = vectors[~held_out_N] - model.shift_D
-    validation_ND = vectors[held_out_N] - model.shift_D if held_out_N.any() else train_ND.clone()
+    model = RqKMeans(drawn.dim, config.codebook_sizes).requires_grad_(False)
+    model.shift_D.copy_(drawn.train_ND.mean(dim=0))
+    validation_ND = drawn.validation_ND - model.shift_D
+    train_ND = drawn.train_ND.sub_(model.shift_D)
     variance = float(validation_ND.square().sum()) or 1.0
     codebooks = list(model.quantiser.codebooks)
     with track("tokenizer rqkmeans", len(codebooks)) as advance:

@@ -11,7 +11,7 @@ from sidera.tokenizers import load_tokenizer, save_tokenizer, tokenizer_digest
 from sidera.tokenizers.rqvae import RqVae
 from training.collaborative import shared_prefixes
 from training.errors import ConfigError, DataError
-from training.tokenizers import read_config, stack
+from training.tokenizers import read_config
 from training.tokenizers.letter import (
     CfAlignment,
     LetterConfig,
@@ -65,7 +65,7 @@ def codebooks(sizes: tuple[int, ...] = (6, 6), dim: int = 3) -> RqVae:
 def test_without_both_losses_the_fit_is_that_of_an_rq_vae_bit_for_bit(tmp_path: Path) -> None:
     vectors, cf = world()
     letter = fit_letter(vectors, cf, dataclasses.replace(CONFIG, cf_weight=0, diversity_weight=0), tmp_path / "letter")
-    rqvae = fit_rqvae(stack(vectors), RqVaeConfig(**SIZES), tmp_path / "rqvae")  # type: ignore[arg-type]
+    rqvae = fit_rqvae(vectors, RqVaeConfig(**SIZES), tmp_path / "rqvae")  # type: ignore[arg-type]
     assert letter.method == "letter"
     for name, tensor in rqvae.state_dict().items():
         assert torch.equal(tensor, letter.state_dict()[name]), name
@@ -114,7 +114,7 @@ def test_info_nce_is_the_cross_entropy_of_each_item_against_the_batch() -> None:
 
 def test_the_collaborative_loss_reaches_encoder_and_rotation_and_no_codebook() -> None:
     model = codebooks()
-    alignment = CfAlignment(3, [np.random.default_rng(0).normal(size=(9, 4))], np.ones(9, dtype=bool), 0.1)
+    alignment = CfAlignment(3, [np.random.default_rng(0).normal(size=(9, 4))], np.arange(9), 0.1)
     made = quantise_for_training(model.quantiser, model.encoder(torch.randn(9, 5)), Quantisation())
     alignment(torch.arange(9), made.straight_through_Bd).backward()
     assert all(codebook.grad is None for codebook in model.quantiser.codebooks)
@@ -143,7 +143,7 @@ def test_a_rotation_starts_as_the_identity_and_bends_nothing_after_any_step(widt
 def test_steps_against_the_collaborative_loss_turn_each_item_to_its_own_cf_vector() -> None:
     torch.manual_seed(0)
     cf = torch.randn(6, 3)
-    alignment = CfAlignment(3, [cf.numpy()], np.ones(6, dtype=bool), 0.1)
+    alignment = CfAlignment(3, [cf.numpy()], np.arange(6), 0.1)
     quantised = torch.randn(6, 3, requires_grad=True)
     before = float(torch.cosine_similarity(alignment.rotations[0](quantised), cf).mean().detach())
     optimizer = torch.optim.SGD([quantised], lr=0.1)
@@ -158,7 +158,7 @@ def test_items_without_a_cf_vector_take_no_part_in_the_collaborative_loss() -> N
     torch.manual_seed(0)
     cf = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
     cf[[1, 5]] = np.nan
-    alignment = CfAlignment(3, [cf], np.ones(8, dtype=bool), 0.1)
+    alignment = CfAlignment(3, [cf], np.arange(8), 0.1)
     quantised = torch.randn(8, 3, requires_grad=True)
     loss = alignment(torch.arange(8), quantised)
     loss.backward()
@@ -172,7 +172,7 @@ def test_items_are_contrasted_within_their_domain_and_rows_count_the_items_that_
     torch.manual_seed(0)
     random = np.random.default_rng(0)
     cf = [random.normal(size=(4, 2)).astype(np.float32), random.normal(size=(5, 6)).astype(np.float32)]
-    kept = np.array([1, 0, 1, 1, 1, 1, 0, 1, 1], dtype=bool)
+    kept = np.array([0, 2, 3, 4, 5, 7, 8])
     alignment = CfAlignment(3, cf, kept, 0.1)
     rows, quantised = torch.tensor([6, 0, 4, 2, 1]), torch.randn(5, 3)
     first, second = alignment.rotations

@@ -1,6 +1,7 @@
 """Fitting residual k-means."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,11 @@ from training.tokenizers.common import held_out
 from training.tokenizers.rqkmeans import RqKMeansConfig, fit_rqkmeans
 
 CONFIG = RqKMeansConfig(codebook_sizes=(8, 8, 8))
+
+
+def fit(vectors: np.ndarray, config: RqKMeansConfig, folder: Path, **told: Callable[[int, float], None]) -> RqKMeans:
+    """Fit on one domain."""
+    return fit_rqkmeans({"films": vectors}, config, folder, **told)
 
 
 def clustered(items: int = 400, dim: int = 20) -> np.ndarray:
@@ -35,7 +41,7 @@ def relative_error(tokenizer: RqKMeans, vectors: np.ndarray) -> float:
 
 def test_each_codebook_is_the_k_means_of_what_the_ones_before_leave_of_the_fitted_items(tmp_path: Path) -> None:
     vectors = clustered()
-    tokenizer = fit_rqkmeans(vectors, CONFIG, tmp_path)
+    tokenizer = fit(vectors, CONFIG, tmp_path)
     residual = vectors[~held_out(400, 0.05, 0)]
     residual = residual - residual.mean(axis=0)
     for level, codebook in enumerate(tokenizer.quantiser.codebooks):
@@ -50,7 +56,7 @@ def test_each_codebook_is_the_k_means_of_what_the_ones_before_leave_of_the_fitte
 def test_held_out_error_falls_with_every_level_and_is_that_of_the_codes(tmp_path: Path) -> None:
     vectors = clustered()
     errors: list[float] = []
-    tokenizer = fit_rqkmeans(vectors, CONFIG, tmp_path, on_level=lambda level, error: errors.append(error))
+    tokenizer = fit(vectors, CONFIG, tmp_path, on_level=lambda level, error: errors.append(error))
     assert errors[0] > 2 * errors[1] > 4 * errors[2]
     assert errors[2] == pytest.approx(relative_error(tokenizer, vectors[held_out(400, 0.05, 0)]), rel=1e-3)
     assert not any(parameter.requires_grad for parameter in tokenizer.parameters())
@@ -63,7 +69,7 @@ def test_more_iterations_fit_closer_and_each_level_draws_from_its_own_seed(
     for iterations in (1, 50):
         config = RqKMeansConfig(codebook_sizes=(16, 16), iterations=iterations)
         random = np.random.default_rng(0).normal(size=(2000, 4)).astype(np.float32)
-        errors[iterations] = relative_error(fit_rqkmeans(random, config, tmp_path / str(iterations)), random)
+        errors[iterations] = relative_error(fit(random, config, tmp_path / str(iterations)), random)
     assert errors[50] < 0.97 * errors[1]
     seeds = []
 
@@ -72,56 +78,56 @@ def test_more_iterations_fit_closer_and_each_level_draws_from_its_own_seed(
         return kmeans_codebook(points, size, seed, iterations)
 
     monkeypatch.setattr("training.tokenizers.rqkmeans.kmeans_codebook", spy)
-    fit_rqkmeans(clustered(), dataclasses.replace(CONFIG, seed=7), tmp_path / "seeds")
+    fit(clustered(), dataclasses.replace(CONFIG, seed=7), tmp_path / "seeds")
     assert seeds == [7, 8, 9]
 
 
 def test_held_out_items_leave_no_trace_in_the_fit(tmp_path: Path) -> None:
     vectors = clustered()
-    first = fit_rqkmeans(vectors, CONFIG, tmp_path / "a")
+    first = fit(vectors, CONFIG, tmp_path / "a")
     vectors[held_out(400, 0.05, 0)] += 100
-    second = fit_rqkmeans(vectors, CONFIG, tmp_path / "b")
+    second = fit(vectors, CONFIG, tmp_path / "b")
     assert tokenizer_digest(first) == tokenizer_digest(second)
 
 
 @pytest.mark.parametrize("killed_after", [1, 2, 3])
 def test_a_killed_fit_goes_on_at_its_level_and_ends_as_an_undisturbed_one(tmp_path: Path, killed_after: int) -> None:
     vectors = clustered()
-    undisturbed = fit_rqkmeans(vectors, CONFIG, tmp_path / "undisturbed")
+    undisturbed = fit(vectors, CONFIG, tmp_path / "undisturbed")
 
     def kill(level: int, error: float) -> None:
         if level == killed_after:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit_rqkmeans(vectors, CONFIG, tmp_path / "killed", on_level=kill)
+        fit(vectors, CONFIG, tmp_path / "killed", on_level=kill)
     levels: list[int] = []
-    resumed = fit_rqkmeans(vectors, CONFIG, tmp_path / "killed", on_level=lambda level, error: levels.append(level))
+    resumed = fit(vectors, CONFIG, tmp_path / "killed", on_level=lambda level, error: levels.append(level))
     assert levels == list(range(killed_after + 1, 4))
     assert tokenizer_digest(resumed) == tokenizer_digest(undisturbed)
 
 
 def test_a_fit_of_other_vectors_or_settings_begins_anew(tmp_path: Path) -> None:
     levels: list[int] = []
-    first = fit_rqkmeans(clustered(), CONFIG, tmp_path)
-    other = fit_rqkmeans(2 * clustered(), CONFIG, tmp_path, on_level=lambda level, error: levels.append(level))
+    first = fit(clustered(), CONFIG, tmp_path)
+    other = fit(2 * clustered(), CONFIG, tmp_path, on_level=lambda level, error: levels.append(level))
     assert levels == [1, 2, 3]
     assert tokenizer_digest(other) != tokenizer_digest(first)
     config = dataclasses.replace(CONFIG, seed=1)
-    fit_rqkmeans(2 * clustered(), config, tmp_path, on_level=lambda level, error: levels.append(level))
+    fit(2 * clustered(), config, tmp_path, on_level=lambda level, error: levels.append(level))
     assert levels == [1, 2, 3, 1, 2, 3]
 
 
 def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "rqkmeans.safetensors").write_bytes(b"torn")
     with pytest.raises(StageError, match=r"rqkmeans\.safetensors cannot be read .*; delete it"):
-        fit_rqkmeans(clustered(), CONFIG, tmp_path)
+        fit(clustered(), CONFIG, tmp_path)
 
 
 @pytest.mark.parametrize("items", [1, 2, 5])
 def test_fewer_items_than_codes_are_fitted_and_those_seen_rebuilt(tmp_path: Path, items: int) -> None:
     vectors = clustered(items)
-    tokenizer = fit_rqkmeans(vectors, CONFIG, tmp_path)
+    tokenizer = fit(vectors, CONFIG, tmp_path)
     seen = torch.from_numpy(vectors[~held_out(items, 0.05, 0)])
     torch.testing.assert_close(tokenizer.reconstruct(tokenizer.encode(seen, "a")), seen, atol=0.05, rtol=0)
     assert tokenizer.encode(torch.from_numpy(vectors), "a").shape == (items, 3)
@@ -129,7 +135,7 @@ def test_fewer_items_than_codes_are_fitted_and_those_seen_rebuilt(tmp_path: Path
 
 def test_identical_vectors_are_fitted_and_rebuilt(tmp_path: Path) -> None:
     errors: list[float] = []
-    tokenizer = fit_rqkmeans(
+    tokenizer = fit(
         np.ones((50, 20), dtype=np.float32), CONFIG, tmp_path, on_level=lambda level, error: errors.append(error)
     )
     codes = tokenizer.encode(torch.ones(50, 20), "a")
@@ -142,9 +148,9 @@ def test_vectors_with_nan_or_of_a_wrong_shape_are_refused(tmp_path: Path) -> Non
     vectors = clustered()
     vectors[[7, 9], 3] = np.nan
     with pytest.raises(DataError, match="NaN or infinity in rows 7, 9;"):
-        fit_rqkmeans(vectors, CONFIG, tmp_path)
+        fit(vectors, CONFIG, tmp_path)
     with pytest.raises(DataError, match="have shape"):
-        fit_rqkmeans(np.ones(20, dtype=np.float32), CONFIG, tmp_path)
+        fit(np.ones(20, dtype=np.float32), CONFIG, tmp_path)
 
 
 @pytest.mark.parametrize(("field", "value"), [("iterations", 0), ("codebook_sizes", (256,))])

@@ -1,6 +1,7 @@
 """Fitting an RQ-VAE."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,11 @@ SINKHORN = dataclasses.replace(CONFIG, sinkhorn_epsilon=0.01)
 BOTH = dataclasses.replace(EMA, sinkhorn_epsilon=0.01)
 
 
+def fit(vectors: np.ndarray, config: RqVaeConfig, folder: Path, **told: Callable[[int, float], None]) -> RqVae:
+    """Fit on one domain."""
+    return fit_rqvae({"films": vectors}, config, folder, **told)
+
+
 def clustered(items: int = 400, dim: int = 20) -> np.ndarray:
     """Sixteen clusters on a plane of six dimensions, the shape of text vectors in small."""
     random = np.random.default_rng(0)
@@ -52,7 +58,7 @@ def relative_error(tokenizer: RqVae, vectors: np.ndarray) -> float:
 
 def test_a_fit_explains_most_of_items_that_it_never_saw(tmp_path: Path) -> None:
     vectors = clustered()
-    tokenizer = fit_rqvae(vectors, dataclasses.replace(CONFIG, epochs=60), tmp_path)
+    tokenizer = fit(vectors, dataclasses.replace(CONFIG, epochs=60), tmp_path)
     assert relative_error(tokenizer, vectors[held_out(len(vectors), 0.05, 0)]) < 0.35
     assert not any(parameter.requires_grad for parameter in tokenizer.parameters())
 
@@ -63,29 +69,29 @@ def test_a_killed_and_resumed_fit_ends_in_the_weights_of_an_undisturbed_one(
     tmp_path: Path, killed_after: int, config: RqVaeConfig
 ) -> None:
     vectors = clustered()
-    undisturbed = fit_rqvae(vectors, config, tmp_path / "undisturbed")
+    undisturbed = fit(vectors, config, tmp_path / "undisturbed")
 
     def kill(epoch: int, loss: float) -> None:
         if epoch == killed_after:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit_rqvae(vectors, config, tmp_path / "killed", on_epoch=kill)
+        fit(vectors, config, tmp_path / "killed", on_epoch=kill)
     torch.manual_seed(killed_after)
     epochs: list[int] = []
-    resumed = fit_rqvae(vectors, config, tmp_path / "killed", on_epoch=lambda epoch, loss: epochs.append(epoch))
+    resumed = fit(vectors, config, tmp_path / "killed", on_epoch=lambda epoch, loss: epochs.append(epoch))
     assert tokenizer_digest(resumed) == tokenizer_digest(undisturbed)
     assert epochs[0] == {1: 1, 3: 1, 6: 7, 9: 9}[killed_after]
 
 
 def test_a_finished_fit_of_the_same_input_is_read_back_and_of_another_begins_anew(tmp_path: Path) -> None:
     vectors = clustered()
-    first = fit_rqvae(vectors, CONFIG, tmp_path)
+    first = fit(vectors, CONFIG, tmp_path)
     epochs: list[int] = []
-    again = fit_rqvae(vectors, CONFIG, tmp_path, on_epoch=lambda epoch, loss: epochs.append(epoch))
+    again = fit(vectors, CONFIG, tmp_path, on_epoch=lambda epoch, loss: epochs.append(epoch))
     assert epochs == []
     assert tokenizer_digest(again) == tokenizer_digest(first)
-    other = fit_rqvae(vectors + 0.1 * vectors**2, CONFIG, tmp_path, on_epoch=lambda epoch, loss: epochs.append(epoch))
+    other = fit(vectors + 0.1 * vectors**2, CONFIG, tmp_path, on_epoch=lambda epoch, loss: epochs.append(epoch))
     assert epochs[0] == 1
     assert tokenizer_digest(other) != tokenizer_digest(first)
 
@@ -93,14 +99,14 @@ def test_a_finished_fit_of_the_same_input_is_read_back_and_of_another_begins_ane
 def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "rqvae.pt").write_bytes(b"torn")
     with pytest.raises(StageError, match=r"rqvae\.pt cannot be read .*; delete it"):
-        fit_rqvae(clustered(), CONFIG, tmp_path)
+        fit(clustered(), CONFIG, tmp_path)
 
 
 def test_the_fit_stops_when_held_out_error_no_longer_falls(tmp_path: Path) -> None:
     epochs: list[int] = []
     random = np.random.default_rng(0).normal(size=(60, 20)).astype(np.float32)
     config = dataclasses.replace(CONFIG, epochs=2000, patience=2)
-    fit_rqvae(random, config, tmp_path, on_epoch=lambda epoch, loss: epochs.append(epoch))
+    fit(random, config, tmp_path, on_epoch=lambda epoch, loss: epochs.append(epoch))
     assert len(epochs) < 1000
 
 
@@ -140,7 +146,7 @@ def test_dead_codes_are_restarted_so_that_codes_stay_in_use(tmp_path: Path, ema_
 
     def use(restart_below: int) -> float:
         own = dataclasses.replace(config, restart_below=restart_below, patience=100, ema_decay=ema_decay)
-        tokenizer = fit_rqvae(vectors, own, tmp_path / str(restart_below))
+        tokenizer = fit(vectors, own, tmp_path / str(restart_below))
         codes = tokenizer.encode(torch.from_numpy(vectors), "a")
         return float(np.mean([len(torch.unique(codes[:, level])) / 64 for level in range(2)]))
 
@@ -157,20 +163,20 @@ def test_a_code_is_dead_when_it_is_nearest_to_nothing_whatever_balancing_gives_i
     restarted: list[list[int]] = []
     monkeypatch.setattr("training.tokenizers.rqvae.quantise_for_training", first_is_nearest)
     monkeypatch.setattr(EmaCodebooks, "restart", lambda ema, level, codes_K: restarted.append(codes_K.tolist()))
-    fit_rqvae(clustered(), dataclasses.replace(EMA, codebook_sizes=(2, 8), epochs=1), tmp_path)
+    fit(clustered(), dataclasses.replace(EMA, codebook_sizes=(2, 8), epochs=1), tmp_path)
     assert restarted == [[1], [1, 2, 3, 4, 5, 6, 7]]
 
 
 @pytest.mark.parametrize("config", [CONFIG, BOTH], ids=["plain", "ema and sinkhorn"])
 @pytest.mark.parametrize("items", [1, 2, 5])
 def test_fewer_items_than_codes_are_fitted(tmp_path: Path, items: int, config: RqVaeConfig) -> None:
-    tokenizer = fit_rqvae(clustered(items), config, tmp_path)
+    tokenizer = fit(clustered(items), config, tmp_path)
     assert tokenizer.encode(torch.from_numpy(clustered(items)), "a").shape == (items, 3)
 
 
 @pytest.mark.parametrize("config", [CONFIG, BOTH], ids=["plain", "ema and sinkhorn"])
 def test_identical_vectors_are_fitted(tmp_path: Path, config: RqVaeConfig) -> None:
-    tokenizer = fit_rqvae(np.ones((50, 20), dtype=np.float32), config, tmp_path)
+    tokenizer = fit(np.ones((50, 20), dtype=np.float32), config, tmp_path)
     codes = tokenizer.encode(torch.ones(50, 20), "a")
     assert len(torch.unique(codes, dim=0)) == 1
 
@@ -179,9 +185,9 @@ def test_vectors_with_nan_are_refused_by_row_and_a_loss_that_explodes_by_epoch_a
     vectors = clustered()
     vectors[[7, 9], 3] = np.nan
     with pytest.raises(DataError, match="NaN or infinity in rows 7, 9;"):
-        fit_rqvae(vectors, CONFIG, tmp_path)
+        fit(vectors, CONFIG, tmp_path)
     with pytest.raises(NonFiniteLossError, match=r"in epoch .*, step .*; set a lower"):
-        fit_rqvae(clustered(), dataclasses.replace(CONFIG, learning_rate=1e20), tmp_path)
+        fit(clustered(), dataclasses.replace(CONFIG, learning_rate=1e20), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -209,8 +215,8 @@ def test_a_setting_that_cannot_mean_anything_is_refused_by_name(field: str, valu
 def test_codebooks_that_are_averages_move_where_no_gradient_could_take_them(tmp_path: Path) -> None:
     vectors = clustered()
     still = dataclasses.replace(CONFIG, learning_rate=1e-12, restart_below=0, patience=100)
-    start = fit_rqvae(vectors, still, tmp_path / "gradient")
-    moved = fit_rqvae(vectors, dataclasses.replace(still, ema_decay=0.9), tmp_path / "ema")
+    start = fit(vectors, still, tmp_path / "gradient")
+    moved = fit(vectors, dataclasses.replace(still, ema_decay=0.9), tmp_path / "ema")
     for before, after in zip(start.quantiser.codebooks, moved.quantiser.codebooks, strict=True):
         assert float((after - before).abs().max()) > 1e-3
     for before, after in zip(start.encoder.parameters(), moved.encoder.parameters(), strict=True):
@@ -220,8 +226,8 @@ def test_codebooks_that_are_averages_move_where_no_gradient_could_take_them(tmp_
 def test_averages_begin_at_the_k_means_start_so_that_slow_ones_stay_beside_it(tmp_path: Path) -> None:
     vectors = clustered()
     still = dataclasses.replace(CONFIG, learning_rate=1e-12, restart_below=0, patience=100)
-    start = fit_rqvae(vectors, still, tmp_path / "gradient")
-    slow = fit_rqvae(vectors, dataclasses.replace(still, ema_decay=0.9999), tmp_path / "ema")
+    start = fit(vectors, still, tmp_path / "gradient")
+    slow = fit(vectors, dataclasses.replace(still, ema_decay=0.9999), tmp_path / "ema")
     for before, after in zip(start.quantiser.codebooks, slow.quantiser.codebooks, strict=True):
         assert 0 < float((after - before).abs().max()) < 0.02 * float(before.abs().max())
 
@@ -239,7 +245,7 @@ def test_the_averages_of_restarted_codes_begin_where_they_are_put(
         torch.testing.assert_close(placed, ema.quantiser.codebooks[level].detach()[codes_K])
 
     monkeypatch.setattr(EmaCodebooks, "restart", spy)
-    fit_rqvae(clustered(), dataclasses.replace(EMA, codebook_sizes=(64, 64)), tmp_path)
+    fit(clustered(), dataclasses.replace(EMA, codebook_sizes=(64, 64)), tmp_path)
     assert sum(len(codes) for codes in restarted) > 0
 
 
@@ -250,14 +256,14 @@ def test_settings_say_how_a_step_quantises() -> None:
 
 def test_a_fit_with_averages_explains_most_of_items_that_it_never_saw(tmp_path: Path) -> None:
     vectors = clustered()
-    tokenizer = fit_rqvae(vectors, dataclasses.replace(EMA, epochs=60), tmp_path)
+    tokenizer = fit(vectors, dataclasses.replace(EMA, epochs=60), tmp_path)
     assert relative_error(tokenizer, vectors[held_out(len(vectors), 0.05, 0)]) < 0.35
 
 
 def test_balancing_shapes_the_fit_and_codes_stay_a_function_of_the_vector_alone(tmp_path: Path) -> None:
     vectors = torch.from_numpy(clustered())
-    plain = fit_rqvae(vectors.numpy(), CONFIG, tmp_path / "plain")
-    balanced = fit_rqvae(vectors.numpy(), SINKHORN, tmp_path / "balanced")
+    plain = fit(vectors.numpy(), CONFIG, tmp_path / "plain")
+    balanced = fit(vectors.numpy(), SINKHORN, tmp_path / "balanced")
     assert balanced.config() == plain.config()
     assert not torch.equal(balanced.quantiser.codebooks[-1], plain.quantiser.codebooks[-1])
     codes = balanced.encode(vectors, "a")
