@@ -1,12 +1,13 @@
-"""SIDs that are unique within a domain: codes of a whole domain at once, or of new items beside those that exist.
+"""SIDs that are unique within a domain, for all of its items at once.
 
-Knows a tokenizer's distances; does not know items, catalogs or text.
+Knows a tokenizer's distances; does not know items, catalogs or text. Vectors are read in parts and may lie on disk:
+beside the codes, memory holds the latents of one part only.
 
 Every item first gets the nearest code at each level. Where more items share a prefix than leaves lie below it, those
 that lose least go to the next-nearest code with room; at the last level the items of a prefix are assigned to its
 codes at minimum total cost. A SID always has L codes.
 
-Shapes: N item, M taken SID, D item vector dim, d latent dim, L level, l prefix length, V codebook size.
+Shapes: N item, R row of a part, D item vector dim, d latent dim, L level, l prefix length, V codebook size.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sidera.errors import DomainFullError, DuplicateItemError, TokenizerError
+from sidera.errors import DomainFullError, TokenizerError
 from sidera.tokenizers.base import ItemTokenizer
 
 _ROWS = 16_384
@@ -60,7 +61,7 @@ def assign_sids(tokenizer: ItemTokenizer, vectors_ND: np.ndarray, domain: str) -
 
     Args:
         tokenizer: gives latents and distances.
-        vectors_ND: float[N, D] item vectors.
+        vectors_ND: float[N, D] item vectors, in memory or on disk.
         domain: whose items they are.
 
     Returns:
@@ -73,146 +74,125 @@ def assign_sids(tokenizer: ItemTokenizer, vectors_ND: np.ndarray, domain: str) -
     items = len(vectors_ND)
     levels = len(tokenizer.codebook_sizes)
     if items > tokenizer.capacity:
-        raise _full(tokenizer, domain, items)
-    latents_Nd = _latents(tokenizer, vectors_ND, domain)
-    nearest_NL = _nearest_codes(tokenizer, latents_Nd)
+        raise domain_full(tokenizer, domain, items)
+    rows = _DomainRows(tokenizer, vectors_ND, domain)
+    nearest_NL = rows.nearest_codes()
     codes_NL = nearest_NL.copy()
     for level in range(levels - 1):
-        _move_overflow(tokenizer, latents_Nd, codes_NL, level)
-    _assign_last_level(tokenizer, latents_Nd, codes_NL)
+        _move_overflow(rows, codes_NL, level)
+    _assign_last_level(rows, codes_NL)
     changed_NL = codes_NL != nearest_NL
-    moved_N = changed_NL.any(axis=1)
-    first_changed = changed_NL[moved_N].argmax(axis=1)
-    extra = _error(tokenizer, latents_Nd[moved_N], codes_NL[moved_N]) - _error(
-        tokenizer, latents_Nd[moved_N], nearest_NL[moved_N]
-    )
+    moved = np.flatnonzero(changed_NL.any(axis=1))
+    extra = rows.errors(moved, codes_NL) - rows.errors(moved, nearest_NL)
     report = AssignmentReport(
         items=items,
-        collision_rate_before=1 - len(np.unique(nearest_NL, axis=0)) / items if items else 0.0,
+        collision_rate_before=1 - len(np.unique(_keys(nearest_NL, tokenizer.codebook_sizes))) / items if items else 0.0,
         identical_vectors=_identical(vectors_ND),
-        moved_per_level=tuple(np.bincount(first_changed, minlength=levels).tolist()),
+        moved_per_level=tuple(np.bincount(changed_NL[moved].argmax(axis=1), minlength=levels).tolist()),
         extra_error=float(extra.sum() / items) if items else 0.0,
     )
-    return codes_NL.astype(np.int32), report
+    return codes_NL, report
 
 
-def place_new(
-    tokenizer: ItemTokenizer, vectors_ND: np.ndarray, domain: str, taken_NL: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Give new items SIDs beside those that exist, which never move.
-
-    Items are placed one by one in the order given, so one call with many items does what many calls with one item do.
-    An item goes, at each level, to the nearest code below which a leaf is free; where two are equally near, to the
-    lower one. The order matters only between new items that want the same leaf: the earlier one gets it.
-
-    Args:
-        tokenizer: gives latents and distances.
-        vectors_ND: float[N, D] item vectors.
-        domain: whose items they are; it may be one that training never saw.
-        taken_NL: int[M, L] the SIDs that exist in the domain, in any order (SID order is fastest).
-
-    Returns:
-        int32[N, L] SIDs, and bool[N]: the item did not get its nearest codes.
+def latents_of(tokenizer: ItemTokenizer, vectors_ND: np.ndarray, domain: str, rows_R: np.ndarray) -> Tensor:
+    """The latents of some rows: float32[R, d].
 
     Raises:
-        DomainFullError: there are fewer free SIDs than new items; nothing is placed.
-        DuplicateItemError: two of the taken SIDs are equal.
-        TokenizerError: the vectors have another width, or hold NaN or infinity; or a taken SID is not its.
+        TokenizerError: the vectors have another width, or hold NaN or infinity; the message names domain and row.
     """
-    leaves = _Leaves(tokenizer, domain, taken_NL)
-    items = len(vectors_ND)
-    if items + leaves.count > tokenizer.capacity:
-        raise _full(tokenizer, domain, items + leaves.count)
-    latents_Nd = _latents(tokenizer, vectors_ND, domain)
-    nearest_NL = _nearest_codes(tokenizer, latents_Nd)
-    sids_NL = nearest_NL.copy()
-    moved_N = np.zeros(items, dtype=bool)
-    for row in range(items):
-        if not leaves.is_free(nearest_NL[row]):
-            sids_NL[row] = _nearest_free(tokenizer, latents_Nd[row : row + 1], leaves)
-            moved_N[row] = True
-        leaves.take(sids_NL[row])
-    return sids_NL.astype(np.int32), moved_N
+    parts = []
+    for start in range(0, max(len(rows_R), 1), _ROWS):
+        part_R = rows_R[start : start + _ROWS]
+        whole = len(part_R) and part_R[-1] - part_R[0] + 1 == len(part_R)  # one stretch is read as such, not row by row
+        picked = vectors_ND[part_R[0] : part_R[-1] + 1] if whole else vectors_ND[part_R]
+        try:
+            parts.append(tokenizer.latents(torch.from_numpy(np.array(picked, dtype=np.float32)), domain))
+        except TokenizerError as error:
+            raise TokenizerError(f"domain {domain!r}, counting from row {part_R[0]}: {error}") from error
+    return torch.cat(parts)
 
 
-class _Leaves:
-    """Which leaves of one domain's SID tree are taken. A leaf's key is its SID read as a number in mixed radix."""
-
-    def __init__(self, tokenizer: ItemTokenizer, domain: str, taken_NL: np.ndarray) -> None:
-        sizes = tokenizer.codebook_sizes
-        taken_NL = np.asarray(taken_NL, dtype=np.int64).reshape(-1, len(sizes)) if len(taken_NL) == 0 else taken_NL
-        if taken_NL.ndim != 2 or taken_NL.shape[1] != len(sizes):
-            raise TokenizerError(
-                f"taken SIDs of domain {domain!r} have shape {taken_NL.shape}; expected [_, {len(sizes)}]"
-            )
-        if len(taken_NL) and ((taken_NL < 0) | (taken_NL >= np.asarray(sizes))).any():
-            raise TokenizerError(
-                f"a taken SID of domain {domain!r} has a code outside codebook sizes {list(sizes)}; "
-                "it comes from another tokenizer"
-            )
-        self.sizes = sizes
-        self._weights_L = np.asarray([math.prod(sizes[level + 1 :]) for level in range(len(sizes))], dtype=np.int64)
-        keys = taken_NL.astype(np.int64) @ self._weights_L
-        self._keys = keys if (np.diff(keys) > 0).all() else np.sort(keys)
-        if (np.diff(self._keys) == 0).any():
-            raise DuplicateItemError(f"two taken SIDs of domain {domain!r} are equal; rebuild the catalog")
-        self._new: list[dict[int, int]] = [{} for _ in sizes]
-
-    @property
-    def count(self) -> int:
-        return len(self._keys) + sum(self._new[-1].values())
-
-    def is_free(self, sid_L: np.ndarray) -> bool:
-        key = int(sid_L @ self._weights_L)
-        at = int(np.searchsorted(self._keys, key))
-        return key not in self._new[-1] and (at == len(self._keys) or int(self._keys[at]) != key)
-
-    def take(self, sid_L: np.ndarray) -> None:
-        key = int(sid_L @ self._weights_L)
-        for level, new in enumerate(self._new):
-            prefix = key // int(self._weights_L[level])
-            new[prefix] = new.get(prefix, 0) + 1
-
-    def room(self, prefix: list[int]) -> np.ndarray:
-        """Free leaves below each code that can follow ``prefix``: int64[V]."""
-        level = len(prefix)
-        width = int(self._weights_L[level])
-        first = sum(code * int(weight) for code, weight in zip(prefix, self._weights_L, strict=False))
-        bounds = first + width * np.arange(self.sizes[level] + 1, dtype=np.int64)
-        taken_V = np.diff(np.searchsorted(self._keys, bounds))
-        new = self._new[level]
-        new_V = np.asarray([new.get(first // width + code, 0) for code in range(self.sizes[level])])
-        return np.asarray(width - taken_V - new_V)
+def domain_full(tokenizer: ItemTokenizer, domain: str, items: int) -> DomainFullError:
+    """The error of a domain that cannot hold so many items."""
+    return DomainFullError(
+        f"domain {domain!r} would hold {items} items, but codebook sizes {list(tokenizer.codebook_sizes)} make "
+        f"{tokenizer.capacity} SIDs; fit a tokenizer with larger codebooks or more levels"
+    )
 
 
-def _nearest_free(tokenizer: ItemTokenizer, latent_1d: Tensor, leaves: _Leaves) -> list[int]:
-    prefix: list[int] = []
-    for _ in leaves.sizes:
-        distances_V = tokenizer.distances(latent_1d, torch.tensor([prefix], dtype=torch.int64, device=latent_1d.device))
-        cost_V = np.where(leaves.room(prefix) > 0, distances_V[0].cpu().numpy(), np.inf)
-        prefix.append(int(cost_V.argmin()))
-    return prefix
+class _DomainRows:
+    """The items of one domain, as rows whose latents are computed when they are asked for."""
+
+    def __init__(self, tokenizer: ItemTokenizer, vectors_ND: np.ndarray, domain: str) -> None:
+        self.tokenizer = tokenizer
+        self.vectors_ND = vectors_ND
+        self.domain = domain
+
+    def nearest_codes(self) -> np.ndarray:
+        """The nearest codes of all items: int32[N, L]."""
+        codes_NL = np.empty((len(self.vectors_ND), len(self.tokenizer.codebook_sizes)), dtype=np.int32)
+        for start in range(0, len(codes_NL), _ROWS):
+            rows_R = np.arange(start, min(start + _ROWS, len(codes_NL)))
+            codes_NL[rows_R] = self.tokenizer.nearest_codes(self._latents(rows_R)).cpu().numpy()
+        return codes_NL
+
+    def distances(self, rows_R: np.ndarray, prefix_Rl: np.ndarray) -> np.ndarray:
+        """Squared distances to the codes that can follow each row's prefix: float32[R, V]."""
+        return self._distances(self._latents(rows_R), prefix_Rl)
+
+    def nearest_at(self, rows_R: np.ndarray, prefix_Rl: np.ndarray) -> np.ndarray:
+        """The nearest code after each row's prefix: int64[R]."""
+        parts = [np.empty(0, dtype=np.int64)]
+        for start in range(0, len(rows_R), _ROWS):
+            part = slice(start, start + _ROWS)
+            parts.append(self.distances(rows_R[part], prefix_Rl[part]).argmin(axis=1))
+        return np.concatenate(parts)
+
+    def errors(self, rows_R: np.ndarray, codes_NL: np.ndarray) -> np.ndarray:
+        """Squared distance of each row's latent to its codes: float64[R]."""
+        parts = [np.empty(0)]
+        for start in range(0, len(rows_R), _ROWS):
+            part_R = rows_R[start : start + _ROWS]
+            distances_RV = self.distances(part_R, codes_NL[part_R, :-1])
+            parts.append(distances_RV[np.arange(len(part_R)), codes_NL[part_R, -1]].astype(np.float64))
+        return np.concatenate(parts)
+
+    def _latents(self, rows_R: np.ndarray) -> Tensor:
+        return latents_of(self.tokenizer, self.vectors_ND, self.domain, rows_R)
+
+    def _distances(self, latents_Rd: Tensor, prefix_Rl: np.ndarray) -> np.ndarray:
+        prefix = torch.from_numpy(np.ascontiguousarray(prefix_Rl, dtype=np.int64)).to(latents_Rd.device)
+        return np.asarray(self.tokenizer.distances(latents_Rd, prefix).cpu())
 
 
-def _move_overflow(tokenizer: ItemTokenizer, latents_Nd: Tensor, codes_NL: np.ndarray, level: int) -> None:
+def _keys(codes_Nl: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
+    """Code prefixes as numbers in mixed radix, in the order of the prefixes: int64[N]."""
+    keys_N = np.zeros(len(codes_Nl), dtype=np.int64)
+    for level in range(codes_Nl.shape[1]):
+        keys_N = keys_N * sizes[level] + codes_Nl[:, level]
+    return keys_N
+
+
+def _move_overflow(items: _DomainRows, codes_NL: np.ndarray, level: int) -> None:
     """Move items out of prefixes of ``level + 1`` codes that hold more items than leaves; later codes follow anew."""
-    capacity = math.prod(tokenizer.codebook_sizes[level + 1 :])
-    full_prefixes, full_N, counts = np.unique(codes_NL[:, : level + 1], axis=0, return_inverse=True, return_counts=True)
-    overfull = np.flatnonzero(counts > capacity)
+    sizes = items.tokenizer.codebook_sizes
+    capacity = math.prod(sizes[level + 1 :])
+    prefixes, counts = np.unique(_keys(codes_NL[:, : level + 1], sizes), return_counts=True)
+    overfull = prefixes[counts > capacity]
     if not len(overfull):
         return
+    parent_N = _keys(codes_NL[:, :level], sizes)
     moved_rows: list[np.ndarray] = []
-    for parent in np.unique(full_prefixes[overfull, :level], axis=0):
-        in_parent = (full_prefixes[:, :level] == parent).all(axis=1)
-        rows = np.flatnonzero(in_parent[full_N.reshape(-1)])
-        distances = _distances(tokenizer, latents_Nd[rows], codes_NL[rows, :level])
+    for parent in np.unique(overfull // sizes[level]):
+        rows = np.flatnonzero(parent_N == parent)
+        distances = items.distances(rows, codes_NL[rows, :level])
         before = codes_NL[rows, level]
         after = spread(distances, before, capacity)
         codes_NL[rows, level] = after
         moved_rows.append(rows[after != before])
-    moved = np.concatenate(moved_rows)
-    for later in range(level + 1, len(tokenizer.codebook_sizes)):
-        codes_NL[moved, later] = _nearest_at(tokenizer, latents_Nd[moved], codes_NL[moved, :later])
+    moved = np.sort(np.concatenate(moved_rows))
+    for later in range(level + 1, len(sizes)):
+        codes_NL[moved, later] = items.nearest_at(moved, codes_NL[moved, :later])
 
 
 def spread(distances_NV: np.ndarray, codes_N: np.ndarray, capacity: int) -> np.ndarray:
@@ -253,69 +233,36 @@ def _rank_within(groups_N: np.ndarray) -> np.ndarray:
     return ranks
 
 
-def _assign_last_level(tokenizer: ItemTokenizer, latents_Nd: Tensor, codes_NL: np.ndarray) -> None:
+def _assign_last_level(items: _DomainRows, codes_NL: np.ndarray) -> None:
     """Within each prefix where two items have one SID, assign last codes at minimum total squared distance."""
     from scipy.optimize import linear_sum_assignment  # slow to import, and serving never needs it
 
-    if not len(codes_NL):
-        return
-    _, group_N = np.unique(codes_NL[:, :-1], axis=0, return_inverse=True)
-    group_N = group_N.reshape(-1)
-    _, sid_N, sid_counts = np.unique(codes_NL, axis=0, return_inverse=True, return_counts=True)
-    clashing = np.unique(group_N[sid_counts[sid_N.reshape(-1)] > 1])
-    order = np.argsort(group_N, kind="stable")
-    starts = np.searchsorted(group_N[order], clashing, side="left")
-    ends = np.searchsorted(group_N[order], clashing, side="right")
-    for start, end in zip(starts, ends, strict=True):
-        rows = order[start:end]
-        distances = _distances(tokenizer, latents_Nd[rows], codes_NL[rows, :-1])
-        items, codes = linear_sum_assignment(distances.astype(np.float64))
-        codes_NL[rows[items], -1] = codes
-
-
-def _latents(tokenizer: ItemTokenizer, vectors_ND: np.ndarray, domain: str) -> Tensor:
-    parts = []
-    for start in range(0, max(len(vectors_ND), 1), _ROWS):
-        part = torch.from_numpy(np.array(vectors_ND[start : start + _ROWS], dtype=np.float32))
-        try:
-            parts.append(tokenizer.latents(part, domain))
-        except TokenizerError as error:
-            raise TokenizerError(f"domain {domain!r}, counting from row {start}: {error}") from error
-    return torch.cat(parts)
-
-
-def _nearest_codes(tokenizer: ItemTokenizer, latents_Nd: Tensor) -> np.ndarray:
-    parts = [tokenizer.nearest_codes(part).cpu().numpy() for part in latents_Nd.split(_ROWS)]
-    return np.concatenate(parts) if parts else np.empty((0, len(tokenizer.codebook_sizes)), dtype=np.int64)
-
-
-def _nearest_at(tokenizer: ItemTokenizer, latents_Nd: Tensor, prefix_Nl: np.ndarray) -> np.ndarray:
-    return np.asarray(_distances(tokenizer, latents_Nd, prefix_Nl).argmin(axis=1))
-
-
-def _distances(tokenizer: ItemTokenizer, latents_Nd: Tensor, prefix_Nl: np.ndarray) -> np.ndarray:
-    distances = tokenizer.distances(latents_Nd, torch.from_numpy(np.ascontiguousarray(prefix_Nl)).to(latents_Nd.device))
-    return np.asarray(distances.cpu())
+    sizes = items.tokenizer.codebook_sizes
+    group_N = _keys(codes_NL[:, :-1], sizes)
+    sids, counts = np.unique(_keys(codes_NL, sizes), return_counts=True)
+    rows = np.flatnonzero(np.isin(group_N, np.unique(sids[counts > 1] // sizes[-1])))
+    rows = rows[np.argsort(group_N[rows], kind="stable")]
+    ends = np.flatnonzero(np.diff(group_N[rows], append=-1)) + 1
+    begin = 0
+    while begin < len(rows):
+        # As many whole groups as a part holds, at least one, have their distances computed together.
+        within = ends[np.searchsorted(ends, begin, side="right") :]
+        fitting = within[: max(1, int(np.searchsorted(within, begin + _ROWS, side="right")))]
+        part_R = rows[begin : fitting[-1]]
+        distances_RV = items.distances(part_R, codes_NL[part_R, :-1])
+        start = begin
+        for end in fitting:
+            group = rows[start:end]
+            chosen, codes = linear_sum_assignment(distances_RV[start - begin : end - begin].astype(np.float64))
+            codes_NL[group[chosen], -1] = codes
+            start = end
+        begin = int(fitting[-1])
 
 
 def _identical(vectors_ND: np.ndarray) -> int:
-    """How many rows equal an earlier row, by digests, so that a large memory-mapped array is never sorted or copied."""
-    seen = {hashlib.blake2b((row + 0.0).tobytes(), digest_size=16).digest() for row in vectors_ND}
-    return len(vectors_ND) - len(seen)
-
-
-def _error(tokenizer: ItemTokenizer, latents_Nd: Tensor, codes_NL: np.ndarray) -> np.ndarray:
-    """Squared distance of each latent to its codes: float64[N]."""
-    parts = [np.empty(0)]
-    for start in range(0, len(codes_NL), _ROWS):
-        codes = codes_NL[start : start + _ROWS]
-        distances = _distances(tokenizer, latents_Nd[start : start + _ROWS], codes[:, :-1])
-        parts.append(distances[np.arange(len(codes)), codes[:, -1]].astype(np.float64))
-    return np.concatenate(parts)
-
-
-def _full(tokenizer: ItemTokenizer, domain: str, items: int) -> DomainFullError:
-    return DomainFullError(
-        f"domain {domain!r} would hold {items} items, but codebook sizes {list(tokenizer.codebook_sizes)} make "
-        f"{tokenizer.capacity} SIDs; fit a tokenizer with larger codebooks or more levels"
-    )
+    """How many rows equal an earlier row, by 64-bit digests, so that a large array is never sorted or copied."""
+    digests_N = np.empty(len(vectors_ND), dtype=np.uint64)
+    for row, vector_D in enumerate(vectors_ND):
+        digest = hashlib.blake2b((vector_D + 0.0).tobytes(), digest_size=8).digest()  # + 0.0: -0 and 0 are one number
+        digests_N[row] = int.from_bytes(digest, "little")
+    return len(digests_N) - len(np.unique(digests_N))

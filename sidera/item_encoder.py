@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sidera.assignment import place_new
 from sidera.embedding import TextEncoder, item_texts
 from sidera.errors import TokenizerError
+from sidera.placement import place_new
 from sidera.tokenizers import ItemTokenizer
 
 
@@ -42,7 +42,7 @@ class ItemEncoder:
         """SIDs for new items of a domain, seen in training or not, beside the taken ones.
 
         Returns:
-            int32[N, L] SIDs and bool[N] moved, as :func:`sidera.assignment.place_new` says.
+            int32[N, L] SIDs and bool[N] moved, as :func:`sidera.placement.place_new` says.
 
         Raises:
             DomainFullError: there are fewer free SIDs than new items.

@@ -1,71 +1,19 @@
-"""Unique SIDs of whole domains and of new items."""
+"""Unique SIDs of a whole domain."""
 
+import dataclasses
 import itertools
-from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
-from sidera.assignment import assign_sids, place_new, spread
-from sidera.errors import DomainFullError, DuplicateItemError, TokenizerError
-from sidera.tokenizers.base import ItemTokenizer, check_vectors
-from sidera.tokenizers.residual import ResidualQuantiser
-
-
-class Plain(ItemTokenizer):
-    """The residual quantiser alone, on codebooks given: a world small enough to check by hand."""
-
-    method: ClassVar[str] = "plain"
-
-    def __init__(self, codebooks: list[Tensor]) -> None:
-        super().__init__()
-        self.quantiser = ResidualQuantiser([len(book) for book in codebooks], codebooks[0].shape[1])
-        for own, given_Vd in zip(self.quantiser.codebooks, codebooks, strict=True):
-            own.data.copy_(given_Vd)
-        self.codebook_sizes, self.dim = self.quantiser.codebook_sizes, self.quantiser.dim
-        self.requires_grad_(False)
-
-    def config(self) -> dict[str, Any]:
-        return {}
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        raise TypeError("made for these tests; never stored, so never loaded")
-
-    def latents(self, vectors_ND: Tensor, domain: str) -> Tensor:
-        check_vectors(vectors_ND, self.dim)
-        return vectors_ND
-
-    def distances(self, latents_Nd: Tensor, prefix_Nl: Tensor) -> Tensor:
-        return self.quantiser.distances(latents_Nd, prefix_Nl)
-
-    def quantised(self, codes_NL: Tensor) -> Tensor:
-        return self.quantiser.lookup(codes_NL)
-
-    def reconstruct(self, codes_NL: Tensor) -> Tensor:
-        return self.quantised(codes_NL)
-
-
-def random_plain(sizes: tuple[int, ...], dim: int = 3, seed: int = 0) -> Plain:
-    generator = torch.Generator().manual_seed(seed)
-    return Plain([torch.randn(size, dim, generator=generator) / 2**level for level, size in enumerate(sizes)])
-
-
-def random_vectors(items: int, dim: int = 3, seed: int = 1) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(items, dim)).astype(np.float32)
-
-
-def nearest(tokenizer: Plain, vectors: np.ndarray) -> np.ndarray:
-    return tokenizer.encode(torch.from_numpy(vectors), "a").numpy()
-
-
-def squared_error(tokenizer: Plain, vectors: np.ndarray, sids: np.ndarray) -> np.ndarray:
-    return np.asarray(np.square(vectors - tokenizer.reconstruct(torch.from_numpy(sids)).numpy()).sum(axis=1))
+from sidera import assignment
+from sidera.assignment import assign_sids, spread
+from sidera.errors import DomainFullError, TokenizerError
+from tests.sidera.plain_tokenizer import Plain, nearest, random_plain, random_vectors, squared_error
 
 
 @settings(max_examples=60, deadline=None)
@@ -179,68 +127,15 @@ def test_nan_vectors_are_refused_by_domain_and_row() -> None:
         assign_sids(random_plain((4, 4)), vectors, "toys")
 
 
-def test_new_items_take_the_nearest_free_leaf_and_no_sid_moves() -> None:
-    tokenizer = random_plain((4, 4))
-    vectors = random_vectors(8)
-    taken, _ = assign_sids(tokenizer, vectors, "a")
-    before = taken.copy()
-    sids, moved = place_new(tokenizer, vectors, "a", taken)
-    assert (taken == before).all()
-    assert len(np.unique(np.concatenate([taken, sids]), axis=0)) == 16
-    greedy = nearest(tokenizer, vectors)
-    assert (moved == (sids != greedy).any(axis=1)).all()
-    occupied = {tuple(sid) for sid in taken}
-    for vector, sid in zip(vectors, sids, strict=True):
-        prefix = torch.empty((1, 0), dtype=torch.int64)
-        for level in range(2):
-            cost = tokenizer.distances(torch.from_numpy(vector[None]), prefix)[0]
-            full = [c for c in range(4) if all((*prefix[0].tolist(), c, *r) in occupied for r in rest(level))]
-            cost[full] = torch.inf
-            prefix = torch.cat([prefix, cost.argmin().reshape(1, 1)], dim=1)
-        assert sid.tolist() == prefix[0].tolist()
-        occupied.add(tuple(sid))
-
-
-def rest(level: int) -> list[tuple[int, ...]]:
-    return [(code,) for code in range(4)] if level == 0 else [()]
-
-
-@settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 10_000), cut=st.integers(0, 12))
-def test_placing_in_two_calls_is_placing_in_one(seed: int, cut: int) -> None:
-    tokenizer = random_plain((3, 3, 3), seed=seed)
-    vectors = np.repeat(random_vectors(6, seed=seed), 2, axis=0)
-    taken, _ = assign_sids(tokenizer, random_vectors(10, seed=seed + 1), "a")
-    together, moved = place_new(tokenizer, vectors, "a", taken)
-    first, first_moved = place_new(tokenizer, vectors[:cut], "a", taken)
-    second, second_moved = place_new(tokenizer, vectors[cut:], "a", np.concatenate([taken, first]))
-    assert (np.concatenate([first, second]) == together).all()
-    assert (np.concatenate([first_moved, second_moved]) == moved).all()
-
-
-def test_new_items_of_a_domain_never_seen_get_their_nearest_codes() -> None:
-    tokenizer = random_plain((16, 16, 16))
-    vectors = random_vectors(20)
-    sids, moved = place_new(tokenizer, vectors, "new", np.empty((0, 3), dtype=np.int32))
-    clear = ~moved
-    assert clear.sum() > 10
-    assert (sids[clear] == nearest(tokenizer, vectors)[clear]).all()
-
-
-def test_new_items_fill_a_domain_to_its_last_leaf_and_no_further() -> None:
-    tokenizer = random_plain((3, 4))
-    vectors = np.repeat(random_vectors(1), 12, axis=0)
-    sids, _ = place_new(tokenizer, vectors, "a", np.empty((0, 2)))
-    assert len(np.unique(sids, axis=0)) == 12
-    with pytest.raises(DomainFullError, match="domain 'a' would hold 13 items"):
-        place_new(tokenizer, vectors[:2], "a", sids[:11])
-
-
-def test_taken_sids_that_cannot_be_are_refused() -> None:
-    tokenizer = random_plain((3, 4))
-    with pytest.raises(DuplicateItemError, match="two taken SIDs of domain 'a' are equal"):
-        place_new(tokenizer, random_vectors(1), "a", np.asarray([[0, 1], [2, 2], [0, 1]]))
-    with pytest.raises(TokenizerError, match="code outside codebook sizes"):
-        place_new(tokenizer, random_vectors(1), "a", np.asarray([[0, 4]]))
-    with pytest.raises(TokenizerError, match="expected"):
-        place_new(tokenizer, random_vectors(1), "a", np.asarray([[0, 1, 2]]))
+def test_vectors_on_disk_get_the_sids_of_vectors_in_memory_whatever_the_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer, vectors = random_plain((4, 6, 5)), random_vectors(100)
+    vectors[40:] = vectors[:60]
+    whole, report = assign_sids(tokenizer, vectors, "a")
+    np.save(tmp_path / "vectors.npy", vectors)
+    monkeypatch.setattr(assignment, "_ROWS", 7)
+    parts, same = assign_sids(tokenizer, np.load(tmp_path / "vectors.npy", mmap_mode="r"), "a")
+    assert (parts == whole).all()
+    assert dataclasses.replace(same, extra_error=0) == dataclasses.replace(report, extra_error=0)
+    assert same.extra_error == pytest.approx(report.extra_error)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from sidera.assignment import place_new
+from sidera.placement import place_new
 from sidera.tokenizers import load_tokenizer, tokenizer_digest
 from training.errors import ConfigError, DataError
 from training.tokenization import fit_tokenizer, tokenize
