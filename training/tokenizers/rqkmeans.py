@@ -2,7 +2,7 @@
 
 Does not know domains or texts. Inference is ``sidera.tokenizers.rqkmeans``.
 
-Shapes: N item, D item vector dim, V codebook size.
+Shapes: N item, D item vector dim, d latent dim, V codebook size.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,14 +31,19 @@ class RqKMeansConfig(TokenizerConfig):
     """Settings of ``method: rqkmeans``.
 
     Attributes:
+        components: how many principal components of the item vectors are clustered, at most; None clusters the vectors
+            themselves, as the paper does: less error in reconstruction, and three to four times the collisions.
         iterations: of k-means at each level, at most.
     """
 
+    components: int | None = 32
     iterations: int = 50
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self.iterations >= 1, "iterations", self.iterations, "of at least 1")
+        if self.components is not None:
+            check(self.components >= 1, "components", self.components, "of at least 1")
 
 
 def fit_rqkmeans(
@@ -68,38 +73,57 @@ def fit_rqkmeans(
     checkpoint = folder / "rqkmeans.safetensors"
     digest = settings_digest(drawn.digest, config)
     done = _read(checkpoint, digest)
-    model = RqKMeans(drawn.dim, config.codebook_sizes).requires_grad_(False)
+    latent_dim = drawn.dim if config.components is None else min(config.components, drawn.dim)
+    model = RqKMeans(drawn.dim, config.codebook_sizes, latent_dim).requires_grad_(False)
     model.shift_D.copy_(drawn.train_ND.mean(dim=0))
-    validation_ND = drawn.validation_ND - model.shift_D
-    train_ND = drawn.train_ND.sub_(model.shift_D)
-    variance = float(validation_ND.square().sum()) or 1.0
+    if config.components is not None:
+        model.axes_Dd.copy_(principal_axes(drawn.train_ND, latent_dim))
+    validation_Nd = (drawn.validation_ND - model.shift_D) @ model.axes_Dd
+    variance = float((drawn.validation_ND - model.shift_D).square().sum()) or 1.0
+    beyond = variance - float(validation_Nd.square().sum())  # what no code can tell
+    train_Nd = (drawn.train_ND - model.shift_D) @ model.axes_Dd
     codebooks = list(model.quantiser.codebooks)
     with track("tokenizer rqkmeans", len(codebooks)) as advance:
-        for level, codebook_VD in enumerate(codebooks):
+        for level, codebook_Vd in enumerate(codebooks):
             if level < len(done):
-                codebook_VD.copy_(done[level])
+                codebook_Vd.copy_(done[level])
             else:
                 seed = config.seed + level
-                centres = kmeans_codebook(train_ND.numpy(), len(codebook_VD), seed, config.iterations)
-                codebook_VD.copy_(torch.from_numpy(centres))
+                centres = kmeans_codebook(train_Nd.numpy(), len(codebook_Vd), seed, config.iterations)
+                codebook_Vd.copy_(torch.from_numpy(centres))
                 _write(checkpoint, digest, codebooks[: level + 1])
-            _take_away(train_ND, codebook_VD)
-            _take_away(validation_ND, codebook_VD)
-            error = float(validation_ND.square().sum()) / variance
+            _take_away(train_Nd, codebook_Vd)
+            _take_away(validation_Nd, codebook_Vd)
+            error = (beyond + float(validation_Nd.square().sum())) / variance
             advance(1, f"held-out error {error:.4f}")
             if on_level is not None and level >= len(done):
                 on_level(level + 1, error)
     return model.eval()
 
 
-def _take_away(residual_ND: Tensor, codebook_VD: Tensor) -> None:
+def principal_axes(vectors_ND: Tensor, count: int) -> Tensor:
+    """The directions of largest variance around the mean, as orthonormal columns: float32[D, count].
+
+    Each points to where its largest component is positive, so that equal input gives equal axes.
+    """
+    mean_D = vectors_ND.mean(dim=0)
+    covariance_DD = torch.zeros(vectors_ND.shape[1], vectors_ND.shape[1], dtype=torch.float64)
+    for part_RD in vectors_ND.split(_ROWS):
+        centred_RD = (part_RD - mean_D).double()
+        covariance_DD += centred_RD.T @ centred_RD
+    axes_Dd = torch.linalg.eigh(covariance_DD).eigenvectors.flip(1)[:, :count]
+    largest_d = axes_Dd.gather(0, axes_Dd.abs().argmax(dim=0, keepdim=True))
+    return torch.as_tensor(axes_Dd * largest_d.sign(), dtype=torch.float32)
+
+
+def _take_away(residual_Nd: Tensor, codebook_Vd: Tensor) -> None:
     """Subtract each row's nearest code from it, in place."""
-    for part_RD in residual_ND.split(_ROWS):
-        part_RD -= codebook_VD[squared_distances(part_RD, codebook_VD).argmin(dim=1)]
+    for part_Rd in residual_Nd.split(_ROWS):
+        part_Rd -= codebook_Vd[squared_distances(part_Rd, codebook_Vd).argmin(dim=1)]
 
 
 def _write(checkpoint: Path, digest: str, codebooks: list[Tensor]) -> None:
-    tensors = {f"{level}": codebook_VD.detach() for level, codebook_VD in enumerate(codebooks)}
+    tensors = {f"{level}": codebook_Vd.detach() for level, codebook_Vd in enumerate(codebooks)}
     write_atomically(checkpoint, save(tensors, metadata={"digest": digest}))
 
 

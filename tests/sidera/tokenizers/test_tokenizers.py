@@ -29,9 +29,10 @@ def random_rqvae(sizes: tuple[int, ...] = (8, 5, 16), dim: int = 48, seed: int =
 
 
 def random_rqkmeans(sizes: tuple[int, ...] = (8, 5, 16), dim: int = 48, seed: int = 0) -> RqKMeans:
-    tokenizer = RqKMeans(dim, sizes)
+    tokenizer = RqKMeans(dim, sizes, latent_dim=12)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
+        tokenizer.axes_Dd.copy_(torch.linalg.qr(torch.randn(dim, 12)).Q)
         for codebook in tokenizer.quantiser.codebooks:
             torch.nn.init.normal_(codebook, std=0.3)
         tokenizer.shift_D.normal_()
@@ -55,6 +56,8 @@ def test_codes_follow_the_definition_of_residual_quantisation(make: Make) -> Non
     latents = vectors - tokenizer.shift_D
     if isinstance(tokenizer, RqVae):
         latents = tokenizer.encoder(latents / tokenizer.scale)
+    else:
+        latents = latents @ tokenizer.axes_Dd
     for item in range(40):
         residual = latents[item].double()
         for level, codebook in enumerate(tokenizer.quantiser.codebooks):
@@ -230,7 +233,8 @@ def test_residual_k_means_rebuilds_a_vector_from_the_sum_of_its_codes_and_the_me
     tokenizer = random_rqkmeans()
     codes = tokenizer.encode(random_vectors(5), "a")
     books = tokenizer.quantiser.codebooks
-    expected = books[0][codes[:, 0]] + books[1][codes[:, 1]] + books[2][codes[:, 2]] + tokenizer.shift_D
+    total = books[0][codes[:, 0]] + books[1][codes[:, 1]] + books[2][codes[:, 2]]
+    expected = total @ tokenizer.axes_Dd.T + tokenizer.shift_D
     torch.testing.assert_close(tokenizer.reconstruct(codes), expected)
 
 

@@ -39,9 +39,33 @@ def relative_error(tokenizer: RqKMeans, vectors: np.ndarray) -> float:
     return float(error / (rows - tokenizer.shift_D).square().sum())
 
 
+def test_the_axes_are_those_of_most_variance_and_the_codes_are_clustered_along_them(tmp_path: Path) -> None:
+    vectors = clustered()
+    tokenizer = fit(vectors, dataclasses.replace(CONFIG, components=3), tmp_path)
+    seen = vectors[~held_out(400, 0.05, 0)]
+    coordinates = tokenizer.latents(torch.from_numpy(seen), "films").numpy()
+    singular = np.linalg.svd(seen - seen.mean(axis=0), compute_uv=False)
+    np.testing.assert_allclose(np.linalg.norm(coordinates, axis=0), singular[:3], rtol=1e-3)
+    axes = tokenizer.axes_Dd.numpy()
+    np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-5)
+    assert (axes[np.abs(axes).argmax(axis=0), range(3)] > 0).all()
+    assert tokenizer.quantiser.codebooks[0].shape == (8, 3)
+
+
+def test_no_components_leave_the_vectors_as_they_are_and_more_than_their_width_change_no_distance(
+    tmp_path: Path,
+) -> None:
+    vectors = clustered()
+    whole = fit(vectors, dataclasses.replace(CONFIG, components=None), tmp_path / "whole")
+    assert torch.equal(whole.axes_Dd, torch.eye(20))
+    turned = fit(vectors, dataclasses.replace(CONFIG, components=99), tmp_path / "turned")
+    assert turned.latent_dim == 20
+    assert relative_error(turned, vectors) == pytest.approx(relative_error(whole, vectors), rel=0.15)
+
+
 def test_each_codebook_is_the_k_means_of_what_the_ones_before_leave_of_the_fitted_items(tmp_path: Path) -> None:
     vectors = clustered()
-    tokenizer = fit(vectors, CONFIG, tmp_path)
+    tokenizer = fit(vectors, dataclasses.replace(CONFIG, components=None), tmp_path)
     residual = vectors[~held_out(400, 0.05, 0)]
     residual = residual - residual.mean(axis=0)
     for level, codebook in enumerate(tokenizer.quantiser.codebooks):
