@@ -28,8 +28,8 @@ def multilayer_perceptron(sizes: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-class RqVae(ItemTokenizer):
-    """Encoder, residual quantiser, decoder.
+class Autoencoder(ItemTokenizer):
+    """Encoder and decoder around any quantiser.
 
     Attributes:
         latent_dim: width of what is quantised.
@@ -37,21 +37,33 @@ class RqVae(ItemTokenizer):
         shift_D, scale: the mean item vector, and the root mean square of a component around it.
     """
 
-    method: ClassVar[str] = "rqvae"
     shift_D: Tensor
     scale: Tensor
 
-    def __init__(self, dim: int, codebook_sizes: Sequence[int], latent_dim: int, hidden_sizes: Sequence[int]) -> None:
+    def __init__(self, dim: int, latent_dim: int, hidden_sizes: Sequence[int]) -> None:
         super().__init__()
         self.dim = dim
         self.latent_dim = latent_dim
         self.hidden_sizes = tuple(hidden_sizes)
         self.encoder = multilayer_perceptron([dim, *hidden_sizes, latent_dim])
         self.decoder = multilayer_perceptron([latent_dim, *reversed(self.hidden_sizes), dim])
-        self.quantiser = ResidualQuantiser(codebook_sizes, latent_dim)
-        self.codebook_sizes = self.quantiser.codebook_sizes
         self.register_buffer("shift_D", torch.zeros(dim))
         self.register_buffer("scale", torch.ones(()))
+
+    def standardise(self, vectors_ND: Tensor) -> Tensor:
+        """Item vectors as the encoder takes them."""
+        return (vectors_ND - self.shift_D) / self.scale
+
+
+class RqVae(Autoencoder):
+    """Encoder, residual quantiser, decoder."""
+
+    method: ClassVar[str] = "rqvae"
+
+    def __init__(self, dim: int, codebook_sizes: Sequence[int], latent_dim: int, hidden_sizes: Sequence[int]) -> None:
+        super().__init__(dim, latent_dim, hidden_sizes)
+        self.quantiser = ResidualQuantiser(codebook_sizes, latent_dim)
+        self.codebook_sizes = self.quantiser.codebook_sizes
 
     def config(self) -> dict[str, Any]:
         """The sizes."""
@@ -73,10 +85,6 @@ class RqVae(ItemTokenizer):
             return cls(config["dim"], config["codebook_sizes"], config["latent_dim"], config["hidden_sizes"])
         except KeyError as error:
             raise TokenizerError(f"the tokenizer config has no field {error}") from None
-
-    def standardise(self, vectors_ND: Tensor) -> Tensor:
-        """Item vectors as the encoder takes them."""
-        return (vectors_ND - self.shift_D) / self.scale
 
     @torch.inference_mode()
     def latents(self, vectors_ND: Tensor, domain: str) -> Tensor:

@@ -6,9 +6,10 @@ Shapes: N item, B batch.
 """
 
 import io
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,22 @@ class Schedule:
     patience: int
     seed: int
     warm_up: int = 0
+
+    def limited(self, items: int, most_steps: int) -> "Schedule":
+        """The same with so few epochs, in the same proportions, that they take at most about ``most_steps`` steps.
+
+        At least one epoch of each kind is left.
+        """
+        share = most_steps / (self.epochs * math.ceil(items / self.batch_size))
+        if share >= 1:
+            return self
+        warm_up = max(1, round(self.warm_up * share)) if self.warm_up else 0
+        return replace(
+            self,
+            warm_up=warm_up,
+            epochs=max(warm_up + 1, round(self.epochs * share)),
+            evaluate_every=max(1, round(self.evaluate_every * share)),
+        )
 
 
 class Fit(ABC):

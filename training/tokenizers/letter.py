@@ -158,7 +158,7 @@ class LetterFit(RqVaeFit):
         return loss, made
 
     def _cluster_when_due(self) -> None:
-        due = (self.epoch - self.config.warm_up_epochs) // self.config.diversity_every
+        due = (self.epoch - self.schedule.warm_up) // self.config.diversity_every
         if due != self.clustered_at:
             self.clustered_at = due
             self.clusters = [

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sidera.tokenizers.residual import squared_distances
-from sidera.tokenizers.rqvae import RqVae
+from sidera.tokenizers.rqvae import Autoencoder, RqVae
 from training.kmeans import kmeans_codebook
 from training.tokenizers.common import FitItems, TokenizerConfig, check, draw_items, settings_digest
 from training.tokenizers.fitting import Fit, Schedule
@@ -39,6 +39,8 @@ class AutoencoderConfig(TokenizerConfig):
         commitment: weight of the loss that pulls latents to their codes.
         warm_up_epochs: epochs of the bare autoencoder before k-means starts the codebooks.
         epochs: at most, after the warm-up.
+        most_steps: where the epochs would take more steps, of a fit or of a stage of it, there are fewer epochs: many
+            items need fewer passes.
         batch_size: items of a step.
         learning_rate: of AdamW; falls to a hundredth along a cosine over the epochs.
         weight_decay: of AdamW, on the layers' weights, never on codebooks.
@@ -52,6 +54,7 @@ class AutoencoderConfig(TokenizerConfig):
     commitment: float = 0.25
     warm_up_epochs: int = 10
     epochs: int = 100
+    most_steps: int = 12_000
     batch_size: int = 256
     learning_rate: float = 3e-3
     weight_decay: float = 1e-4
@@ -63,16 +66,15 @@ class AutoencoderConfig(TokenizerConfig):
         super().__post_init__()
         object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
         check(all(size >= 1 for size in self.hidden_sizes), "hidden_sizes", self.hidden_sizes, "of positive widths")
-        for field in ("latent_dim", "epochs", "batch_size", "evaluate_every", "patience"):
+        for field in ("latent_dim", "epochs", "most_steps", "batch_size", "evaluate_every", "patience"):
             check(getattr(self, field) >= 1, field, getattr(self, field), "of at least 1")
         for field in ("commitment", "weight_decay", "warm_up_epochs", "restart_below"):
             check(getattr(self, field) >= 0, field, getattr(self, field), "of at least 0")
         check(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
 
-    @property
-    def schedule(self) -> Schedule:
-        """Of the fit of encoder and codebooks."""
-        return Schedule(
+    def schedule(self, items: int) -> Schedule:
+        """Of the fit of encoder and codebooks on so many items."""
+        whole = Schedule(
             epochs=self.warm_up_epochs + self.epochs,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
@@ -81,6 +83,7 @@ class AutoencoderConfig(TokenizerConfig):
             seed=self.seed,
             warm_up=self.warm_up_epochs,
         )
+        return whole.limited(items, self.most_steps)
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,7 @@ class RqVaeFit(Fit):
             groups.append({"params": list(self.model.quantiser.parameters()), "weight_decay": 0.0})
         optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
         name = self.model_class.method
-        super().__init__(name, self.model, optimizer, config.schedule, folder / f"{name}.pt")
+        super().__init__(name, self.model, optimizer, config.schedule(self.items), folder / f"{name}.pt")
         self.made: Quantised | None = None
         self.uses: list[Tensor] = []
 
@@ -192,7 +195,7 @@ class RqVaeFit(Fit):
             rows_B: into ``drawn.train_ND``.
             generator: of the epoch's draws.
         """
-        quantised = self.epoch >= self.config.warm_up_epochs
+        quantised = self.epoch >= self.schedule.warm_up
         return rqvae_loss(self.model, self.drawn.train_ND[rows_B], self.config.quantisation if quantised else None)
 
     def loss(self, rows_B: Tensor, generator: torch.Generator) -> Tensor:
@@ -200,7 +203,7 @@ class RqVaeFit(Fit):
         return loss
 
     def start_epoch(self) -> None:
-        if self.epoch == self.config.warm_up_epochs:
+        if self.epoch == self.schedule.warm_up:
             self._start_codebooks()
         self.uses = [torch.zeros(size, dtype=torch.int64) for size in self.model.quantiser.codebook_sizes]
 
@@ -260,7 +263,7 @@ class RqVaeFit(Fit):
             residual_Kd = following_Kd
 
 
-def start_at(model: RqVae, drawn: FitItems) -> None:
+def start_at(model: Autoencoder, drawn: FitItems) -> None:
     """Take shift and scale from the items."""
     model.shift_D.copy_(drawn.train_ND.mean(dim=0))
     squares = sum(
@@ -270,7 +273,7 @@ def start_at(model: RqVae, drawn: FitItems) -> None:
 
 
 @torch.no_grad()
-def encoded(model: RqVae, vectors_ND: Tensor) -> Tensor:
+def encoded(model: Autoencoder, vectors_ND: Tensor) -> Tensor:
     """The encoder's output, in large batches: float32[N, d]."""
     return torch.cat([model.encoder(model.standardise(part)) for part in vectors_ND.split(8192)])
 
