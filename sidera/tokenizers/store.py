@@ -12,11 +12,13 @@ from torch import Tensor
 from sidera.errors import TokenizerError
 from sidera.files import write_atomically
 from sidera.tokenizers.base import ItemTokenizer
+from sidera.tokenizers.gencdr import GenCdr
 from sidera.tokenizers.letter import Letter
 from sidera.tokenizers.rqkmeans import RqKMeans
 from sidera.tokenizers.rqvae import RqVae
+from sidera.tokenizers.unitok import UniTok
 
-METHODS: dict[str, type[ItemTokenizer]] = {kind.method: kind for kind in (RqVae, RqKMeans, Letter)}
+METHODS: dict[str, type[ItemTokenizer]] = {kind.method: kind for kind in (RqVae, RqKMeans, Letter, GenCdr, UniTok)}
 
 
 def save_tokenizer(tokenizer: ItemTokenizer, folder: Path) -> None:

@@ -14,10 +14,15 @@ from sidera.tokenizers import ItemTokenizer
 from training.collaborative import CfVectors
 from training.errors import ConfigError
 from training.tokenizers.common import TokenizerConfig
+from training.tokenizers.gencdr import fit_gencdr
+from training.tokenizers.gencdr_config import GenCdrConfig
 from training.tokenizers.letter import LetterConfig, fit_letter
 from training.tokenizers.rqkmeans import RqKMeansConfig, fit_rqkmeans
 from training.tokenizers.rqvae import PRESETS as RQVAE_PRESETS
 from training.tokenizers.rqvae import RqVaeConfig, fit_rqvae
+from training.tokenizers.unitok import fit_unitok
+from training.tokenizers.unitok_config import PRESETS as UNITOK_PRESETS
+from training.tokenizers.unitok_config import UniTokConfig
 
 DEFAULT_METHOD = "rqvae"
 
@@ -43,6 +48,12 @@ METHODS: dict[str, Method] = {
     "rqkmeans": Method(RqKMeansConfig, {}, lambda vectors, config, folder, _: fit_rqkmeans(vectors, config, folder)),
     "letter": Method(
         LetterConfig, RQVAE_PRESETS, lambda vectors, config, folder, cf: fit_letter(vectors, cf, config, folder)
+    ),
+    "gencdr": Method(
+        GenCdrConfig, RQVAE_PRESETS, lambda vectors, config, folder, _: fit_gencdr(vectors, config, folder)
+    ),
+    "unitok": Method(
+        UniTokConfig, UNITOK_PRESETS, lambda vectors, config, folder, _: fit_unitok(vectors, config, folder)
     ),
 }
 

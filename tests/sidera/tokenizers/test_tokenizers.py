@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from sidera.errors import TokenizerError
 from sidera.tokenizers import ItemTokenizer, load_tokenizer, save_tokenizer, tokenizer_digest
+from sidera.tokenizers.gencdr import GenCdr
 from sidera.tokenizers.residual import CHUNK_ROWS, ResidualQuantiser, in_chunks, squared_distances
 from sidera.tokenizers.rqkmeans import RqKMeans
 from sidera.tokenizers.rqvae import RqVae
+from sidera.tokenizers.unitok import UniTok
 
 
 def random_rqvae(sizes: tuple[int, ...] = (8, 5, 16), dim: int = 48, seed: int = 0) -> RqVae:
@@ -23,6 +25,18 @@ def random_rqvae(sizes: tuple[int, ...] = (8, 5, 16), dim: int = 48, seed: int =
         tokenizer = RqVae(dim, sizes, latent_dim=12, hidden_sizes=[24])
         for codebook in tokenizer.quantiser.codebooks:
             torch.nn.init.normal_(codebook, std=0.3)
+        tokenizer.shift_D.normal_()
+        tokenizer.scale.fill_(0.7)
+    return tokenizer.eval().requires_grad_(False)
+
+
+def random_gencdr(sizes: tuple[int, ...] = (8, 5, 16), dim: int = 48, seed: int = 0) -> GenCdr:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        tokenizer = GenCdr(dim, sizes, 12, [24], ["a"], adapter_rank=8, router_hidden=16)
+        assert tokenizer.adapters is not None
+        for drawn in (*tokenizer.quantiser.codebooks, *tokenizer.adapters.up):
+            torch.nn.init.normal_(drawn, std=0.3)
         tokenizer.shift_D.normal_()
         tokenizer.scale.fill_(0.7)
     return tokenizer.eval().requires_grad_(False)
@@ -39,8 +53,28 @@ def random_rqkmeans(sizes: tuple[int, ...] = (8, 5, 16), dim: int = 48, seed: in
     return tokenizer.eval().requires_grad_(False)
 
 
+def random_unitok(sizes: tuple[int, ...] = (8, 5, 16), dim: int = 48, seed: int = 0) -> UniTok:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        tokenizer = UniTok(dim, sizes, 12, [24], ["a", "b", "c"], shared_levels=1)
+        assert tokenizer.shared is not None
+        for drawn in (tokenizer.router.weight, *tokenizer.experts.codebooks, *tokenizer.shared.codebooks):
+            torch.nn.init.normal_(drawn, std=0.3)
+        tokenizer.shift_D.normal_()
+        tokenizer.scale.fill_(0.7)
+    return tokenizer.eval().requires_grad_(False)
+
+
 Make = Callable[..., RqVae | RqKMeans]
-every_method = pytest.mark.parametrize("make", [random_rqvae, random_rqkmeans], ids=["rqvae", "rqkmeans"])
+every_method = pytest.mark.parametrize(
+    "make", [random_rqvae, random_rqkmeans, random_gencdr], ids=["rqvae", "rqkmeans", "gencdr"]
+)
+"""Methods with one quantiser for all items."""
+every_tokenizer = pytest.mark.parametrize(
+    "make",
+    [random_rqvae, random_rqkmeans, random_gencdr, random_unitok],
+    ids=["rqvae", "rqkmeans", "gencdr", "unitok"],
+)
 
 
 def random_vectors(items: int, dim: int = 48, seed: int = 1) -> torch.Tensor:
@@ -66,9 +100,11 @@ def test_codes_follow_the_definition_of_residual_quantisation(make: Make) -> Non
             residual = residual - codebook[codes[item, level]].double()
 
 
-@every_method
+@every_tokenizer
 @pytest.mark.parametrize(("threads", "items"), [(1, 2 * CHUNK_ROWS + 37), (2, 12)])
-def test_a_batch_gets_the_codes_of_its_items_one_by_one(make: Make, threads: int, items: int) -> None:
+def test_a_batch_gets_the_codes_of_its_items_one_by_one(
+    make: Callable[..., ItemTokenizer], threads: int, items: int
+) -> None:
     tokenizer = make((256, 256, 256), dim=384)
     vectors = random_vectors(items, 384)
     before = torch.get_num_threads()
@@ -86,8 +122,10 @@ def test_a_batch_gets_the_codes_of_its_items_one_by_one(make: Make, threads: int
         torch.set_num_threads(before)
 
 
-@every_method
-def test_the_bits_of_a_row_do_not_depend_on_its_place_its_neighbours_or_its_memory(make: Make) -> None:
+@every_tokenizer
+def test_the_bits_of_a_row_do_not_depend_on_its_place_its_neighbours_or_its_memory(
+    make: Callable[..., ItemTokenizer],
+) -> None:
     tokenizer = make((64,) * 3, dim=384)
     vectors = random_vectors(300, 384)
     latents = tokenizer.latents(vectors, "a")
@@ -152,8 +190,8 @@ def test_reconstruction_is_the_decoder_of_the_chosen_codes_in_item_space() -> No
     torch.testing.assert_close(tokenizer.reconstruct(codes), expected)
 
 
-@every_method
-def test_a_saved_and_loaded_tokenizer_is_the_same(make: Make, tmp_path: Path) -> None:
+@every_tokenizer
+def test_a_saved_and_loaded_tokenizer_is_the_same(make: Callable[..., ItemTokenizer], tmp_path: Path) -> None:
     tokenizer = make()
     save_tokenizer(tokenizer, tmp_path / "tokenizer")
     loaded = load_tokenizer(tmp_path / "tokenizer")
@@ -194,8 +232,8 @@ def test_a_damaged_tokenizer_folder_is_refused(tmp_path: Path) -> None:
         load_tokenizer(tmp_path)
 
 
-@every_method
-def test_vectors_with_nan_are_refused_by_row(make: Make) -> None:
+@every_tokenizer
+def test_vectors_with_nan_are_refused_by_row(make: Callable[..., ItemTokenizer]) -> None:
     tokenizer: ItemTokenizer = make()
     vectors = random_vectors(20)
     vectors[3, 5] = float("nan")
@@ -204,15 +242,15 @@ def test_vectors_with_nan_are_refused_by_row(make: Make) -> None:
         tokenizer.encode(vectors, "a")
 
 
-@every_method
+@every_tokenizer
 @pytest.mark.parametrize("shape", [(4, 47), (48,), (4, 48, 1)])
-def test_vectors_of_another_width_are_refused(make: Make, shape: tuple[int, ...]) -> None:
+def test_vectors_of_another_width_are_refused(make: Callable[..., ItemTokenizer], shape: tuple[int, ...]) -> None:
     with pytest.raises(TokenizerError, match=r"this tokenizer takes \[items, 48\]"):
         make().encode(torch.zeros(shape), "a")
 
 
-@every_method
-def test_no_vectors_get_no_codes(make: Make) -> None:
+@every_tokenizer
+def test_no_vectors_get_no_codes(make: Callable[..., ItemTokenizer]) -> None:
     assert make().encode(torch.zeros(0, 48), "a").shape == (0, 3)
 
 
