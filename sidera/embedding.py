@@ -56,12 +56,15 @@ def item_text(fields: Mapping[str, object]) -> str:
     return ". ".join(part for part in parts if part)
 
 
-def item_texts(items: Sequence[Mapping[str, object]], item_ids: Sequence[str] | None = None) -> list[str]:
+def item_texts(
+    items: Sequence[Mapping[str, object]], item_ids: Sequence[str] | None = None, blank: bool = False
+) -> list[str]:
     """Make the text of every item, and refuse items without any.
 
     Args:
         items: the fields of each item.
         item_ids: what errors call the items; without it, their own ``item_id`` or else their row.
+        blank: let items without text through; theirs is ``""``.
 
     Raises:
         EmbeddingError: an item has no text, or a field that has none; the message names the item.
@@ -76,7 +79,7 @@ def item_texts(items: Sequence[Mapping[str, object]], item_ids: Sequence[str] | 
             text = item_text(fields)
         except EmbeddingError as error:
             raise EmbeddingError(f"{name}: {error}") from None
-        if not text:
+        if not text and not blank:
             raise EmbeddingError(f"{name} has no text; give it a title or another text field")
         texts.append(text)
     return texts

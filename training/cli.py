@@ -62,6 +62,13 @@ def check(
                 f"--min-interactions {min_interactions} would drop from {domain.name}: {dropped}.", markup=False
             )
     for domain in report.domains:
+        if domain.items_without_text:
+            console.print(
+                f"{domain.name}: {domain.items_without_text:,} items have no text; training makes their vectors from "
+                "the train part's events.",
+                markup=False,
+            )
+    for domain in report.domains:
         for line in domain.refused:
             console.print(line, markup=False)
     if report.refused_rows:

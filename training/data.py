@@ -7,7 +7,7 @@ Shape legend: E events of one domain, in file order.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,8 @@ class DomainData:
     """One domain: its items, and its events in file order.
 
     user_E: int32[E] into ``Dataset.users``. item_E: int32[E] into ``item_ids``. time_E: int64[E], unix seconds, or
-    positions where they are small (see ``training.split``).
+    positions where they are small (see ``training.split``). no_text: the line of every item without text in
+    ``items_file``, by item number; ``training.no_text`` makes their vectors.
     """
 
     name: str
@@ -33,6 +34,8 @@ class DomainData:
     user_E: npt.NDArray[np.int32]
     item_E: npt.NDArray[np.int32]
     time_E: npt.NDArray[np.int64]
+    items_file: Path = Path(ITEM_FILES[0])
+    no_text: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +73,8 @@ def read_dataset(folder: Path, domains: Sequence[str] | None = None, min_interac
     user_number: dict[str, int] = {}
     files: dict[str, list[str]] = {}
     for path in domain_folders(folder, domains):
-        items = read_items(find_file(path, ITEM_FILES))
+        items_path = find_file(path, ITEM_FILES)
+        items = read_items(items_path)
         items.bad.raise_first()
         interactions_path = find_file(path, INTERACTION_FILES)
         rows = read_interactions(interactions_path, items.item_ids)
@@ -87,6 +91,8 @@ def read_dataset(folder: Path, domains: Sequence[str] | None = None, min_interac
                 user_E=_shared_numbers(rows.users, user_E, user_number),
                 item_E=rows.item_E[kept_E],
                 time_E=rows.time_E[kept_E],
+                items_file=items_path,
+                no_text=items.no_text,
             )
         )
         files[path.name] = [items.sha256, rows.sha256]

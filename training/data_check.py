@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from training.data import few_interactions
+from training.data import Dataset, DomainData, few_interactions
 from training.data_files import INTERACTION_FILES, ITEM_FILES, BadRows, domain_folders, find_file
 from training.data_interactions import InteractionRows, read_interactions
 from training.data_items import ItemRows, read_items
 from training.errors import DataError
-from training.split import positional
+from training.no_text import unknown_items
+from training.split import positional, split_events
 
 SHOWN_PER_FILE = 20
 
@@ -27,7 +28,8 @@ class DomainReport:
     ``refused``: ``file:line: reason`` of the first bad rows of each file; ``refused_rows`` counts all of them, a file
     that is refused as a whole as one. ``repeated_events``: events whose user had the item before. ``position_users``
     and ``position_events``: those with positions for times, which are never merged with other domains.
-    ``dropped_users`` and ``dropped_events``: what ``min_interactions`` would drop.
+    ``dropped_users`` and ``dropped_events``: what ``min_interactions`` would drop. ``items_without_text``: those whose
+    vectors come from the train part's events, ``min_interactions`` applied; those that have none there are refused.
     """
 
     name: str
@@ -41,6 +43,7 @@ class DomainReport:
     position_events: int
     dropped_users: int
     dropped_events: int
+    items_without_text: int
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,8 @@ def _check_domain(folder: Path, min_interactions: int) -> DomainReport:
     item_E = nothing if rows is None else rows.item_E
     position_E = positional(user_E, nothing.astype(np.int64) if rows is None else rows.time_E)
     few_E = few_interactions(user_E, min_interactions)
+    if items is not None and rows is not None:
+        note(_unknown_items(folder, items, rows, ~few_E))
     item_count = 0 if items is None else len(items.item_ids)
     pairs = len(np.unique(user_E.astype(np.int64) * max(item_count, 1) + item_E))
     return DomainReport(
@@ -111,7 +116,24 @@ def _check_domain(folder: Path, min_interactions: int) -> DomainReport:
         position_events=int(position_E.sum()),
         dropped_users=_users(user_E[few_E]),
         dropped_events=int(few_E.sum()),
+        items_without_text=0 if items is None else len(items.no_text),
     )
+
+
+def _unknown_items(folder: Path, items: ItemRows, rows: InteractionRows, kept_E: npt.NDArray[np.bool_]) -> BadRows:
+    """The items that training refuses because they have neither text nor an event in the train part."""
+    domain = DomainData(
+        name=folder.name,
+        item_ids=items.item_ids,
+        fields=items.fields,
+        user_E=rows.user_E[kept_E],
+        item_E=rows.item_E[kept_E],
+        time_E=rows.time_E[kept_E],
+        items_file=find_file(folder, ITEM_FILES),
+        no_text=items.no_text,
+    )
+    unknown = unknown_items(domain, 0, split_events(Dataset((domain,), rows.users, "")))
+    return BadRows(tuple(unknown[:SHOWN_PER_FILE]), len(unknown))
 
 
 def _users(user_E: npt.NDArray[np.int32]) -> int:

@@ -23,12 +23,16 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class ItemRows:
-    """The items of one file, in file order; also those that are refused, where it is not for their ids."""
+    """The items of one file, in file order; also those that are refused, where it is not for their ids.
+
+    ``no_text``: the line of every item without text, by item number; whether it is refused, its interactions say.
+    """
 
     item_ids: tuple[str, ...]
     fields: tuple[Mapping[str, object], ...]
     bad: BadRows
     sha256: str
+    no_text: Mapping[int, int]
 
 
 class _BadItemError(Exception):
@@ -45,6 +49,7 @@ def read_items(path: Path, limit: int = 1) -> ItemRows:
     line_of: dict[str, int] = {}
     fields: list[Mapping[str, object]] = []
     bad: list[BadRow] = []
+    no_text: dict[int, int] = {}
     total = 0
     for number, line in enumerate(content.data.split(b"\n"), start=1):
         if not line.strip():
@@ -56,14 +61,15 @@ def read_items(path: Path, limit: int = 1) -> ItemRows:
                 raise _BadItemError(f'item_id "{item_id}" is already on line {line_of[item_id]}; keep one of the two')
             line_of[item_id] = number
             fields.append(item)
-            _check_fields(item)
+            if not _text(item):
+                no_text[len(fields) - 1] = number
         except _BadItemError as error:
             total += 1
             if len(bad) < limit:
                 bad.append(BadRow(path, number, str(error)))
     if not line_of and not bad:
         raise DataError(f"{path}:1: the file holds no item; write one JSON object a line")
-    return ItemRows(tuple(line_of), tuple(fields), BadRows(tuple(bad), total), content.sha256)
+    return ItemRows(tuple(line_of), tuple(fields), BadRows(tuple(bad), total), content.sha256, no_text)
 
 
 def _parse(line: bytes) -> dict[str, object]:
@@ -97,13 +103,11 @@ def _item_id(item: Mapping[str, object]) -> str:
     return item_id
 
 
-def _check_fields(item: Mapping[str, object]) -> None:
+def _text(item: Mapping[str, object]) -> str:
     try:
-        text = item_text(item)
+        return item_text(item)
     except EmbeddingError as error:
         raise _BadItemError(str(error)) from error
-    if not text:
-        raise _BadItemError("the item has no text; give it at least one field with text, for instance a title")
 
 
 def _kind(value: object) -> str:

@@ -27,6 +27,7 @@ from training.errors import ConfigError, DataError
 from training.evaluation import evaluate
 from training.language_model import Phase
 from training.model_stages import adapter_stage, gamma_stage, universal_stage
+from training.no_text import check_interactions, fill_vectors
 from training.run import Run
 from training.sequences import training_sequences
 from training.split import Part, split_events
@@ -78,11 +79,14 @@ def _run_stages(run: Run, out: Path) -> Manifest:
             f"{run.config.data}: {len(run.names)} domains are more than the {DOMAIN_ROWS} that one model can learn; "
             "choose fewer with --domains"
         )
+    check_interactions(run.dataset, events)
     check_capacity({domain.name: len(domain.item_ids) for domain in domains}, run.config.tokenizer)
     run.say(f"data: {len(run.names)} domains, {len(run.dataset.users)} users, {len(events.user_E)} events")
     encoder = TextEncoder(run.config.encoder, run.device)
     vectors = {domain.name: item_vectors(domain, encoder, run.work / "vectors") for domain in domains}
-    run.say(f"vectors: {sum(map(len, vectors.values()))} items, {encoder.dim} dimensions")
+    no_text = fill_vectors(run.dataset, events, vectors, run.work, embedder_config(encoder))
+    source = f", {no_text} of them without text: from the train part's events" if no_text else ""
+    run.say(f"vectors: {sum(map(len, vectors.values()))} items, {encoder.dim} dimensions{source}")
     tokenizer, sids, tokenized = _tokenizer_stage(run, vectors, encoder.digest)
     vocabulary = Vocabulary(tokenizer.codebook_sizes, {name: row for row, name in enumerate(run.names)})
     catalog = _catalog(domains, sids, tokenizer.codebook_sizes)
@@ -139,7 +143,8 @@ def _tokenizer_stage(run: Run, vectors: Vectors, encoder_digest: str) -> tuple[I
     with stage(run.work, "tokenizer", inputs) as tokenized:
         if not tokenized.done:
             cf = None if source is None else cf_vectors(run.dataset, run.events, source)
-            made = tokenize(vectors, settings, tokenized.folder, cf)
+            fields = {domain.name: domain.fields for domain in run.dataset.domains}
+            made = tokenize(vectors, settings, tokenized.folder, cf, fields)
             for name, sids_NL in made.sids.items():
                 np.save(tokenized.folder / f"{name}.npy", sids_NL)
         tokenizer = load_tokenizer(tokenized.folder / "tokenizer")

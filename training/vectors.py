@@ -2,7 +2,8 @@
 
 A shard is a safetensors file of the vectors of up to ``SHARD_TEXTS`` different texts. Its header holds the digest of
 those texts and of the encoder, so file and digest are written as one; after a kill, shards whose digest matches are
-read and the others computed. Does not know tokenizers.
+read and the others computed. The vectors of the items then lie in one file, ``vectors.npy``, of which memory holds
+what is being read or written. Does not know tokenizers.
 
 Shapes: N item, U different text, D dim.
 """
@@ -43,7 +44,7 @@ class DomainItems(Protocol):
 def item_vectors(domain: DomainItems, encoder: TextEncoder, folder: Path) -> np.ndarray:
     """The vector of every item of a domain, computed or read from ``folder / domain.name``.
 
-    Items with the same text share one vector, bit for bit.
+    Items with the same text share one vector, bit for bit; an item without text has a row of NaN.
 
     Args:
         domain: name, item ids and fields.
@@ -51,32 +52,38 @@ def item_vectors(domain: DomainItems, encoder: TextEncoder, folder: Path) -> np.
         folder: where the shards of all domains lie; old shards of other texts or encoders are replaced.
 
     Returns:
-        float32[N, D], in the order of the items.
+        float32[N, D], in the order of the items: an array on disk, which may be written to.
 
     Raises:
-        DataError: an item has no text, or a field that has none; the message names domain and item.
+        DataError: an item has a field that has no text; the message names domain and item.
     """
     try:
-        texts = item_texts(domain.fields, domain.item_ids)
+        texts = item_texts(domain.fields, domain.item_ids, blank=True)
     except EmbeddingError as error:
         raise DataError(f"domain {domain.name!r}: {error}") from error
-    number: dict[str, int] = {}
-    text_N = np.fromiter((number.setdefault(text, len(number)) for text in texts), dtype=np.int64, count=len(texts))
+    number = {text: row for row, text in enumerate(dict.fromkeys(filter(None, texts)))}
+    text_N = np.fromiter((number.get(text, -1) for text in texts), dtype=np.int64, count=len(texts))
     distinct = list(number)
     home = folder / check_domain_name(domain.name)
     home.mkdir(parents=True, exist_ok=True)
-    vectors_UD = np.empty((len(distinct), encoder.dim), dtype=np.float32)
+    order_N = np.argsort(text_N, kind="stable")
+    begins = np.searchsorted(text_N[order_N], np.arange(0, len(distinct) + SHARD_TEXTS, SHARD_TEXTS))
+    file = home / "vectors.npy"
+    file.unlink(missing_ok=True)  # a new file, so that an array on the old one never changes
+    vectors_ND: np.ndarray = np.lib.format.open_memmap(file, "w+", np.float32, (len(texts), encoder.dim))
+    vectors_ND[order_N[: begins[0]]] = np.nan
     kept = set()
     with track(f"vectors of {domain.name}", len(distinct)) as advance:
         for start in range(0, len(distinct), SHARD_TEXTS):
             shard = distinct[start : start + SHARD_TEXTS]
             path = home / f"shard-{start // SHARD_TEXTS:05d}.safetensors"
             kept.add(path.name)
-            vectors_UD[start : start + len(shard)] = _shard(path, shard, encoder, advance)
+            rows_M = order_N[begins[start // SHARD_TEXTS] : begins[start // SHARD_TEXTS + 1]]
+            vectors_ND[rows_M] = _shard(path, shard, encoder, advance)[text_N[rows_M] - start]
     for path in home.glob("shard-*.safetensors"):
         if path.name not in kept:
             path.unlink()
-    return vectors_UD[text_N]
+    return vectors_ND
 
 
 def _shard(path: Path, texts: Sequence[str], encoder: TextEncoder, advance: Callable[[int], None]) -> np.ndarray:

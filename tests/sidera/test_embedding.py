@@ -99,6 +99,12 @@ def test_a_whole_number_of_any_length_is_text() -> None:
     assert item_text({"serial": 10**400}) == f"serial: 1{'0' * 400}"
 
 
+def test_an_item_without_text_passes_only_where_that_is_asked_for() -> None:
+    assert item_texts([{"title": "Ball"}, {"title": " "}], blank=True) == ["Ball", ""]
+    with pytest.raises(EmbeddingError, match="item 'b2': field 'title' holds int"):
+        item_texts([{}, {"title": 5}], ["a1", "b2"], blank=True)
+
+
 def test_an_item_without_text_is_refused_by_its_id() -> None:
     with pytest.raises(EmbeddingError, match="item 'b2' has no text"):
         item_texts([{"title": "Ball"}, {"title": " "}], ["a1", "b2"])

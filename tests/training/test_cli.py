@@ -113,6 +113,16 @@ def test_data_check_says_what_min_interactions_would_drop(tmp_path: Path, capsys
     assert "--min-interactions 3 would drop from books: 1 users with 1 events." in capsys.readouterr().out
 
 
+def test_data_check_tells_how_many_items_have_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    items = [{"item_id": "a", "title": "Ant"}, {"item_id": "b"}]
+    tiny.write_domain(tmp_path / "shop", items, [("u", item, 1) for item in "baa"])
+    tiny.write_domain(tmp_path / "video", items[:1], [("u", "a", 1)])
+    assert run("data", "check", tmp_path) == 0
+    printed = capsys.readouterr().out
+    assert "shop: 1 items have no text; training makes their vectors from the train part's events.\n" in printed
+    assert "video: " not in printed
+
+
 def test_the_table_of_data_check_is_not_cut_off_at_80_columns(
     tiny_data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -191,8 +191,6 @@ def test_the_digest_changes_with_bytes_domains_and_options_alone(tmp_path: Path)
         (b'{"item_id": "c", "title": 7}', "field 'title' holds int; expected text"),
         (b'{"item_id": "c", "title": "x", "more": {"k": 1}}', "field 'more' holds dict"),
         (b'{"item_id": "c", "title": "x", "tags": ["y", 1]}', "field 'tags' holds list"),
-        (b'{"item_id": "c"}', "the item has no text"),
-        (b'{"item_id": "c", "title": " ", "categories": []}', "the item has no text"),
         (b'{"item_id": "c", ', "the line is not JSON"),
         (b'{"item_id": "c", "title": "x", "price": NaN}', "NaN is not a JSON number"),
         (b'["c"]', "the line is a list"),
@@ -206,6 +204,15 @@ def test_a_bad_item_is_refused_with_file_line_and_reason(tmp_path: Path, line: b
     message = refusal(tmp_path)
     assert message.startswith(f"{domain / 'items.jsonl'}:4: ")
     assert reason in message
+
+
+def test_items_without_text_are_kept_with_their_lines(tmp_path: Path) -> None:
+    more = '\n{"item_id": "c"}\n{"item_id": "d", "title": " ", "categories": []}\n{"item_id": "e", "year": 1}\n'
+    domain = write_domain(tmp_path, items=ITEMS + more)
+    (read,) = read_dataset(tmp_path).domains
+    assert read.item_ids == tuple("abcde")
+    assert read.no_text == {2: 4, 3: 5}
+    assert read.items_file == domain / "items.jsonl"
 
 
 @pytest.mark.parametrize(

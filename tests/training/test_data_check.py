@@ -53,6 +53,22 @@ def test_what_min_interactions_would_drop_is_what_reading_drops(tmp_path: Path) 
     assert len(dataset.domains[0].user_E) == report.events - report.dropped_events
 
 
+def test_items_without_text_are_counted_and_those_without_train_events_refused_by_line(tmp_path: Path) -> None:
+    items = ITEMS + '\n{"item_id": "c"}\n{"item_id": "d"}\n{"item_id": "e"}\n{"item_id": "f"}\n'
+    walks = {"u": "cabd", "v": "abc", "w": "e", "x": "dd"}
+    rows = "".join(f"{user},{item},{NOON + at}\n" for user, own in walks.items() for at, item in enumerate(own))
+    shop = write_domain(tmp_path, "shop", items, HEADER + rows)
+    (report,) = check_folder(tmp_path).domains
+    assert (report.items, report.items_without_text, report.refused_rows) == (6, 4, 3)
+    assert [line.split(" has ")[0] for line in report.refused] == [
+        f'{shop / "items.jsonl"}:{line}: item "{item}"' for line, item in ((5, "d"), (6, "e"), (7, "f"))
+    ]
+    assert "neither text nor an event in the train part" in report.refused[0]
+    assert "give it a title or another text field, or remove it and its interactions" in report.refused[0]
+    (fewer,) = check_folder(tmp_path, min_interactions=5).domains
+    assert (fewer.items_without_text, fewer.refused_rows) == (4, 4)
+
+
 def test_only_the_first_bad_rows_of_a_file_are_shown_and_all_are_counted(tmp_path: Path) -> None:
     shop = write_domain(tmp_path, "shop", ITEMS, HEADER + f"u,z,{NOON}\nu\n" * 50)
     (report,) = check_folder(tmp_path).domains

@@ -55,7 +55,8 @@ def test_vectors_are_those_of_the_texts_in_item_order(encoder: TextEncoder, tmp_
     vectors = item_vectors(DOMAIN, encoder, tmp_path)
     np.testing.assert_allclose(vectors, encoder.encode([f"Toy {i % 5}" for i in range(6)]), atol=1e-5)
     assert (vectors[0] == vectors[5]).all()
-    assert len(list((tmp_path / "toys").iterdir())) == 3
+    assert len(list((tmp_path / "toys").glob("shard-*"))) == 3
+    assert isinstance(vectors, np.memmap)
 
 
 def test_a_second_run_computes_nothing(encoder: TextEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +88,7 @@ def test_only_shards_with_another_text_or_damage_are_computed_again(
     item_vectors(Domain("toys", DOMAIN.item_ids[:5], fields), encoder, tmp_path)
     assert spy.texts == ["Toy 0", "Toy 1", "Another toy"]
     item_vectors(Domain("toys", ("a",), fields[:1]), encoder, tmp_path)
-    assert len(list((tmp_path / "toys").iterdir())) == 1
+    assert len(list((tmp_path / "toys").glob("shard-*"))) == 1
 
 
 def test_another_way_of_pooling_computes_all_again(encoder: TextEncoder, tmp_path: Path) -> None:
@@ -96,6 +97,19 @@ def test_another_way_of_pooling_computes_all_again(encoder: TextEncoder, tmp_pat
     assert np.abs(mean - first).max() > 0.01
 
 
-def test_an_item_without_text_is_refused_by_domain_and_id(encoder: TextEncoder, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="domain 'toys': item 'b' has no text"):
-        item_vectors(Domain("toys", ("a", "b"), ({"title": "Ball"}, {"title": ""})), encoder, tmp_path)
+def test_an_item_without_text_has_a_row_of_nan_and_is_not_encoded(
+    encoder: TextEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = item_vectors(DOMAIN, encoder, tmp_path)
+    spy = Spy(monkeypatch, encoder)
+    fields = (*DOMAIN.fields, {"title": ""}, {})
+    vectors = item_vectors(Domain("toys", tuple("abcdefgh"), fields), encoder, tmp_path)
+    assert spy.calls == 0
+    assert np.array_equal(vectors[:6], whole)
+    assert np.isnan(vectors[6:]).all()
+    assert np.isnan(item_vectors(Domain("mute", ("a", "b"), ({}, {})), encoder, tmp_path)).all()
+
+
+def test_a_field_that_has_no_text_is_refused_by_domain_and_item(encoder: TextEncoder, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="domain 'toys': item 'b': field 'title' holds int"):
+        item_vectors(Domain("toys", ("a", "b"), ({"title": "Ball"}, {"title": 3})), encoder, tmp_path)
