@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -84,6 +85,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 bundle_app = typer.Typer(help="Show what a bundle holds, or verify every byte of it.", no_args_is_help=True)
+tokenizer_app = typer.Typer(help="Say in words what the codes of an item mean.", no_args_is_help=True)
 
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The folder of the bundle.", show_default=False)]
 
@@ -131,6 +133,7 @@ def _add_commands() -> None:
     for name, (owner, line) in PASSED_ON.items():
         app.command(name, help=line, add_help_option=False, context_settings=untouched)(_passed_on_to(owner, name))
     app.add_typer(bundle_app, name="bundle")
+    app.add_typer(tokenizer_app, name="tokenizer")
 
 
 @app.callback(invoke_without_command=True)
@@ -163,6 +166,35 @@ def verify(path: BundlePath) -> None:
     manifest = open_bundle(path).manifest
     total = sum(entry.bytes for entry in manifest.files.values())
     typer.echo(f"{path} is whole: {len(manifest.files)} files, {_size(total)}, version {manifest.bundle_version[:12]}")
+
+
+@tokenizer_app.command("explain")
+def explain(
+    item: Annotated[str, typer.Argument(metavar="ITEM", help="Its item_id.", show_default=False)],
+    bundle: Annotated[Path, typer.Option(metavar="BUNDLE", help="The folder of the bundle.", show_default=False)],
+    domain: Annotated[str | None, typer.Option(help="Whose item, where several domains have the id.")] = None,
+) -> None:
+    """Print an item's semantic ID, and what the items that share its codes have in common."""
+    from sidera.explanation import explain_item
+
+    explained = explain_item(open_bundle(bundle), item, domain)
+    title = "" if explained.title is None else f": {explained.title}"
+    sid = " ".join(map(str, explained.sid))
+    table = Table("codes", "items", "words that stand out", "others, for instance", box=SIMPLE_HEAD, pad_edge=False)
+    for prefix in explained.prefixes:
+        words = ", ".join(prefix.words) or "none"
+        others = "; ".join(prefix.examples) if prefix.examples else "none: this item alone"
+        row = (" ".join(map(str, prefix.codes)), f"{prefix.items:,}", words, others)
+        table.add_row(*(Text(_printable(cell)) for cell in row))
+    console = Console(soft_wrap=True)
+    console.print(Text(_printable(f"{explained.domain} {explained.item_id}{title}")))
+    console.print(Text(f"SID {sid}, one of {explained.domain_items:,} items of {explained.domain}"))
+    console.print(table)
+
+
+def _printable(text: str) -> str:
+    """Text of the user's data without characters that a terminal would obey."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _tables(manifest: Manifest) -> list[Table]:

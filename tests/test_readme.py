@@ -49,8 +49,8 @@ def resolve(command: Any, words: list[str]) -> tuple[Any, list[str]]:
 
 @pytest.mark.parametrize("words", commands("sidera"), ids=" ".join)
 def test_every_sidera_command_of_the_readme_is_accepted(words: list[str]) -> None:
-    owner = {"serve": service.cli.app, "openapi": service.cli.app, "bundle": sidera_app}.get(words[0], training.cli.app)
-    command, arguments = resolve(typer.main.get_command(owner), words)
+    owners = {"serve": service.cli.app, "openapi": service.cli.app, "bundle": sidera_app, "tokenizer": sidera_app}
+    command, arguments = resolve(typer.main.get_command(owners.get(words[0], training.cli.app)), words)
     context = command.make_context("sidera", arguments)
     assert not context.args, "words that no argument or option takes"
 

@@ -18,6 +18,7 @@ from sidera.tokenizers import ItemTokenizer, save_tokenizer
 from training.collaborative import CfVectors
 from training.errors import ConfigError, DataError
 from training.progress import track
+from training.tokenization_items import Fields
 from training.tokenization_report import tokenization_report, write_report
 from training.tokenizers import read_config
 from training.tokenizers.common import held_out
@@ -74,10 +75,12 @@ def tokenize(
     settings: Mapping[str, Any],
     folder: Path,
     cf_by_domain: CfVectors | None = None,
+    fields_by_domain: Mapping[str, Fields] | None = None,
 ) -> Tokenization:
     """Fit, give every item of every domain its SID, and write tokenizer and report.
 
-    Writes ``folder / "tokenizer"`` (config.json, weights.safetensors) and ``folder / "report"`` (figures and plots).
+    Writes ``folder / "tokenizer"`` (config.json, weights.safetensors) and ``folder / "report"`` (tokenization.json,
+    tokenization.html). With ``fields_by_domain``, the fields of every item, the report says what codes mean in words.
 
     Raises:
         ConfigError, DataError: as :func:`fit_tokenizer`.
@@ -94,7 +97,9 @@ def tokenize(
     held_out_N = held_out(sum(sizes), config.validation_share, config.seed)
     held_out_by_domain = dict(zip(names, np.split(held_out_N, np.cumsum(sizes)[:-1]), strict=True))
     in_order = {name: vectors_by_domain[name] for name in names}
-    report = tokenization_report(tokenizer, in_order, sids, assignments, held_out_by_domain, cf_by_domain)
+    report = tokenization_report(
+        tokenizer, in_order, sids, assignments, held_out_by_domain, cf_by_domain, fields_by_domain
+    )
     save_tokenizer(tokenizer, folder / "tokenizer")
     write_report(report, folder / "report")
     return Tokenization(tokenizer, sids, assignments, report)

@@ -1,170 +1,136 @@
-"""What a fitted tokenizer does to the items: figures as JSON, and plots.
+"""The report of a fitted tokenizer: ``tokenization.json``, and the same figures as a page, ``tokenization.html``.
 
-Knows vectors, codes and the report of making SIDs unique; does not know how any method is fitted.
+Puts together what ``tokenization_figures`` (all items), ``tokenization_samples`` (samples of them) and
+``tokenization_items`` (titles and categories) measure; does not know how any method is fitted.
 
-Shapes: N item, D item vector dim, L level, V codebook size.
+Shapes: N item, D item vector dim, C width of collaborative vectors, L level.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+import numpy.typing as npt
 
 from sidera.assignment import AssignmentReport
 from sidera.files import write_atomically
 from sidera.tokenizers import ItemTokenizer, tokenizer_digest
 from training.collaborative import CfVectors, shared_prefixes
+from training.tokenization_figures import code_figures, error_figures, pass_over
+from training.tokenization_items import Fields, category_agreement, first_codes, nearest_items
+from training.tokenization_page import report_page
+from training.tokenization_samples import dependence_figures, map_figures, route_figures, rows_of, sample_rows
 
-_ROWS = 16_384
+_MOST_SAMPLED = 2000
+"""Items of a domain that maps show and that the router's load is measured on."""
 
 
 def tokenization_report(
     tokenizer: ItemTokenizer,
-    vectors_by_domain: Mapping[str, np.ndarray],
-    sids_by_domain: Mapping[str, np.ndarray],
+    vectors_by_domain: Mapping[str, npt.NDArray[Any]],
+    sids_by_domain: Mapping[str, npt.NDArray[np.int32]],
     assignments: Mapping[str, AssignmentReport],
-    held_out_by_domain: Mapping[str, np.ndarray],
+    held_out_by_domain: Mapping[str, npt.NDArray[np.bool_]],
     cf_by_domain: CfVectors | None = None,
+    fields_by_domain: Mapping[str, Fields] | None = None,
 ) -> dict[str, Any]:
     """Figures of a tokenizer on the items that it was fitted on, per domain and over all.
 
     ``relative_reconstruction_error`` is ||x - x_hat||^2 / Var(x), x_hat from the nearest codes, Var(x) around the
-    mean of the items that are not held out. Codebook use is the share of codes that some item's nearest codes hold;
-    perplexity is exp of the entropy of a level's codes.
+    mean of the items that are not held out; ``quantisation_error`` is the same of latents and what their nearest codes
+    stand for. Codebook use is the share of codes that some item's nearest codes hold; perplexity is exp of the entropy
+    of a codebook's codes. Words, near items and collisions after are those of the unique SIDs.
 
     Args:
         tokenizer: fitted.
-        vectors_by_domain: float[N, D] each.
+        vectors_by_domain: float[N, D] each; arrays on disk are read in parts.
         sids_by_domain: int[N, L] unique SIDs each.
         assignments: of each domain.
         held_out_by_domain: bool[N] each: items that the fit did not see.
         cf_by_domain: collaborative vectors float32[N, C] each; with them the report says how far codes follow them.
+        fields_by_domain: the fields of every item; with them the report says what codes mean in words.
 
     Returns:
         A JSON object.
     """
-    fitted_sum, fitted = np.zeros(tokenizer.dim), 0
-    for name, vectors_ND in vectors_by_domain.items():
-        fitted_sum += vectors_ND[~held_out_by_domain[name]].sum(axis=0, dtype=np.float64)
-        fitted += int((~held_out_by_domain[name]).sum())
-    mean_D = fitted_sum / max(fitted, 1)
-    errors, variances, nearest = {}, {}, {}
-    for name, vectors_ND in vectors_by_domain.items():
-        nearest[name], errors[name], variances[name] = _reconstruction(tokenizer, vectors_ND, name, mean_D)
-    domains = {}
-    for name, assignment in assignments.items():
+    names = list(vectors_by_domain)
+    passes = pass_over(tokenizer, vectors_by_domain, held_out_by_domain)
+    codes = {name: passes[name].codes_NL for name in names}
+    samples = {
+        name: rows_of(vectors_ND, sample_rows(len(vectors_ND), _MOST_SAMPLED))
+        for name, vectors_ND in vectors_by_domain.items()
+    }
+    collisions = {name: _collisions(assignments[name], sids_by_domain[name]) for name in names}
+    domains: dict[str, dict[str, Any]] = {}
+    for name in names:
         domains[name] = {
-            "items": assignment.items,
-            "collision_rate_before": assignment.collision_rate_before,
-            "collision_rate_before_distinct_vectors": assignment.collision_rate_distinct,
-            "identical_vectors": assignment.identical_vectors,
-            "collision_rate_after": 1 - len(np.unique(sids_by_domain[name], axis=0)) / max(assignment.items, 1),
-            "moved_per_level": list(assignment.moved_per_level),
-            "extra_quantisation_error": assignment.extra_error,
-            "relative_reconstruction_error": _ratio(errors[name], variances[name]),
+            "held_out_items": int(held_out_by_domain[name].sum()),
+            **collisions[name],
+            **error_figures(passes, [name]),
+            **code_figures(tokenizer, codes[name]),
+            "routes": route_figures(tokenizer, samples[name], name),
         }
+        if fields_by_domain is not None:
+            fields = fields_by_domain[name]
+            domains[name]["category_agreement"] = category_agreement(codes[name], fields)
+            domains[name]["first_codes"] = first_codes(sids_by_domain[name], fields)
+            domains[name]["nearest_items"] = nearest_items(tokenizer, sids_by_domain[name], fields)
         if cf_by_domain is not None:
+            everyone = np.ones(len(codes[name]), dtype=bool)
             domains[name]["codes_shared_with_cf_neighbours"] = {
-                "all": shared_prefixes(cf_by_domain[name], nearest[name], np.ones(len(nearest[name]), dtype=bool)),
-                "held_out": shared_prefixes(cf_by_domain[name], nearest[name], held_out_by_domain[name]),
+                "all": shared_prefixes(cf_by_domain[name], codes[name], everyone),
+                "held_out": shared_prefixes(cf_by_domain[name], codes[name], held_out_by_domain[name]),
             }
-    held_out_N = np.concatenate([held_out_by_domain[name] for name in vectors_by_domain])
-    error_N = np.concatenate([errors[name] for name in vectors_by_domain])
-    variance_N = np.concatenate([variances[name] for name in vectors_by_domain])
     return {
         "method": tokenizer.method,
         "tokenizer": tokenizer_digest(tokenizer),
         "codebook_sizes": list(tokenizer.codebook_sizes),
-        "items": len(error_N),
-        "held_out_items": int(held_out_N.sum()),
-        "relative_reconstruction_error": {
-            "all": _ratio(error_N, variance_N),
-            "held_out": _ratio(error_N[held_out_N], variance_N[held_out_N]),
-        },
-        "levels": _levels(np.concatenate([nearest[name] for name in vectors_by_domain]), tokenizer.codebook_sizes),
+        "held_out_items": sum(domain["held_out_items"] for domain in domains.values()),
+        **_pooled(list(collisions.values())),
+        **error_figures(passes, names),
+        **code_figures(tokenizer, np.concatenate(list(codes.values()))),
+        "dependence": dependence_figures(tokenizer, vectors_by_domain, held_out_by_domain, codes),
+        "sampled_items": {name: len(rows) for name, rows in samples.items()},
+        "maps": map_figures(tokenizer, samples, len(passes[names[0]].latents[0].shift)),
         "domains": domains,
     }
 
 
 def write_report(report: Mapping[str, Any], folder: Path) -> None:
-    """Write ``tokenization.json``, ``codebook_use.png`` and ``collisions.png`` into ``folder``."""
+    """Write ``tokenization.json`` and ``tokenization.html`` into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "tokenization.json", (json.dumps(report, indent=2) + "\n").encode())
-    _plot_codebook_use(report, folder / "codebook_use.png")
-    _plot_collisions(report, folder / "collisions.png")
+    write_atomically(folder / "tokenization.json", (json.dumps(report, allow_nan=False) + "\n").encode())
+    write_atomically(folder / "tokenization.html", report_page(report).encode())
 
 
-def _reconstruction(
-    tokenizer: ItemTokenizer, vectors_ND: np.ndarray, domain: str, mean_D: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Nearest codes int[N, L], squared error float64[N] and squared distance to the mean float64[N] of each item."""
-    codes = [np.empty((0, len(tokenizer.codebook_sizes)), dtype=np.int64)]
-    errors, variances = [np.empty(0)], [np.empty(0)]
-    for start in range(0, len(vectors_ND), _ROWS):
-        part_ND = np.array(vectors_ND[start : start + _ROWS], dtype=np.float32)
-        codes_NL = tokenizer.encode(torch.from_numpy(part_ND), domain)
-        reconstructed_ND = tokenizer.reconstruct(codes_NL).cpu().numpy()
-        codes.append(codes_NL.cpu().numpy())
-        errors.append(np.square(part_ND - reconstructed_ND, dtype=np.float64).sum(axis=1))
-        variances.append(np.square(part_ND - mean_D, dtype=np.float64).sum(axis=1))
-    return np.concatenate(codes), np.concatenate(errors), np.concatenate(variances)
+def _collisions(assignment: AssignmentReport, sids_NL: npt.NDArray[np.int32]) -> dict[str, Any]:
+    return {
+        "items": assignment.items,
+        "collision_rate_before": assignment.collision_rate_before,
+        "collision_rate_before_distinct_vectors": assignment.collision_rate_distinct,
+        "identical_vectors": assignment.identical_vectors,
+        "collision_rate_after": 1 - len(np.unique(sids_NL, axis=0)) / max(assignment.items, 1),
+        "moved_per_level": list(assignment.moved_per_level),
+        "extra_quantisation_error": assignment.extra_error,
+    }
 
 
-def _ratio(error_N: np.ndarray, variance_N: np.ndarray) -> float | None:
-    """Summed error over summed variance; None where nothing varies."""
-    variance = float(variance_N.sum())
-    return float(error_N.sum()) / variance if variance > 0 else None
+def _pooled(domains: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The same over all domains; SIDs of two domains never collide."""
+    items = np.array([domain["items"] for domain in domains])
+    distinct = items - np.array([domain["identical_vectors"] for domain in domains])
 
+    def mean(figure: str, weights: npt.NDArray[np.int64] = items) -> float:
+        return float((np.array([domain[figure] for domain in domains]) * weights).sum() / max(weights.sum(), 1))
 
-def _levels(codes_NL: np.ndarray, sizes: tuple[int, ...]) -> list[dict[str, Any]]:
-    levels = []
-    for level, size in enumerate(sizes):
-        counts_V = np.bincount(codes_NL[:, level], minlength=size)
-        shares = counts_V[counts_V > 0] / max(counts_V.sum(), 1)
-        levels.append(
-            {
-                "codebook_size": size,
-                "codebook_use": float((counts_V > 0).mean()),
-                "perplexity": float(np.exp(-(shares * np.log(shares)).sum())),
-                "items_per_code": counts_V.tolist(),
-            }
-        )
-    return levels
-
-
-def _plot_codebook_use(report: Mapping[str, Any], path: Path) -> None:
-    figure, axes = _figure()
-    for number, level in enumerate(report["levels"], start=1):
-        counts = sorted(level["items_per_code"], reverse=True)
-        label = f"level {number}: {level['codebook_use']:.0%} used, perplexity {level['perplexity']:.0f}"
-        axes.plot(range(1, len(counts) + 1), counts, label=label)
-    axes.set(xlabel="code, most items first", ylabel="items", title=f"Codebook use ({report['method']})")
-    axes.legend()
-    figure.savefig(path)
-
-
-def _plot_collisions(report: Mapping[str, Any], path: Path) -> None:
-    figure, axes = _figure()
-    names = list(report["domains"])
-    domains = [report["domains"][name] for name in names]
-    rates = [100 * domain["collision_rate_before"] for domain in domains]
-    moved = [100 * sum(domain["moved_per_level"]) / max(domain["items"], 1) for domain in domains]
-    places = np.arange(len(names))
-    axes.bar(places - 0.2, rates, 0.4, label="collision rate before")
-    axes.bar(places + 0.2, moved, 0.4, label="moved to be unique")
-    axes.set_xticks(places, names, rotation=30, ha="right")
-    axes.set(ylabel="% of items", title=f"Collisions ({report['method']})")
-    axes.legend()
-    figure.savefig(path)
-
-
-def _figure() -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
+    return {
+        "items": int(items.sum()),
+        "collision_rate_before": mean("collision_rate_before"),
+        "collision_rate_before_distinct_vectors": mean("collision_rate_before_distinct_vectors", distinct),
+        "identical_vectors": int(items.sum() - distinct.sum()),
+        "collision_rate_after": mean("collision_rate_after"),
+        "moved_per_level": np.sum([domain["moved_per_level"] for domain in domains], axis=0).tolist(),
+        "extra_quantisation_error": mean("extra_quantisation_error"),
+    }

@@ -35,6 +35,7 @@ def test_a_bundle_is_whole_and_laid_out_as_designed(tiny_bundle: Path) -> None:
         "samples/requests.json",
         "report/metrics.json",
         "report/tokenization.json",
+        "report/tokenization.html",
     }
     assert {name for name in names if name.startswith("catalog/")} >= {
         f"catalog/{name}.safetensors" for name in tiny.DOMAINS
@@ -42,7 +43,7 @@ def test_a_bundle_is_whole_and_laid_out_as_designed(tiny_bundle: Path) -> None:
     for name, entry in manifest.domains.items():
         assert entry.adapter in (None, f"adapters/domain-{name}")
     suffixes = {Path(name).suffix for name in names}
-    assert suffixes <= {".json", ".safetensors", ".parquet", ".marisa", ".png"}, "nothing that executes or unpickles"
+    assert suffixes <= {".json", ".safetensors", ".parquet", ".marisa", ".html"}, "nothing that executes or unpickles"
 
 
 def test_the_manifest_says_what_the_bundle_was_made_from(tiny_bundle: Path) -> None:
