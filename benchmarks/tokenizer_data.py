@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from benchmarks.tokenizer_store import digest_of, say
-from sidera.embedding import EncoderSpec, TextEncoder, embedder_config
+from sidera.embedding import EncoderSpec, TextEncoder, embedder_identity
 from sidera.files import write_atomically
 from training.collaborative import CfSource, CfVectors, cf_files_digest, cf_vectors
 from training.data import Dataset, read_dataset
@@ -138,7 +138,6 @@ def read_bench_items(
             if without:
                 raise DataError(f"{folder / domain.name}: {without:,} items have no text; leave them out of the items")
         parts.append(made)
-    how = {name: value for name, value in embedder_config(text_encoder).items() if name != "name"}
-    seen_digest = digest_of({"data": datasets[0].digest, "encoder": how, "most": most})
+    seen_digest = digest_of({"data": datasets[0].digest, "encoder": embedder_identity(text_encoder), "most": most})
     digest = digest_of({"seen": seen_digest, "unseen": datasets[1].digest})
     return BenchItems(parts[0], parts[1], seen_digest, digest, datasets[0], work, most)

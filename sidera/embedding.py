@@ -268,6 +268,11 @@ def embedder_config(encoder: TextEncoder) -> dict[str, Any]:
     return {**asdict(encoder.spec), "dim": encoder.dim, "digest": encoder.digest}
 
 
+def embedder_identity(encoder: TextEncoder) -> dict[str, Any]:
+    """What the vectors of a text depend on: :func:`embedder_config` without the encoder's name."""
+    return {name: value for name, value in embedder_config(encoder).items() if name != "name"}
+
+
 def find_encoder(name: str) -> Path:
     """Find the folder of an encoder: the default's package, a folder, or the hub (through its local cache).
 

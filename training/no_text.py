@@ -97,7 +97,7 @@ def fill_vectors(
     Args:
         vectors: of every domain, float32[N, D]; written to.
         work: the folder of the run's stages.
-        embedder: what the text vectors were made with, as :func:`sidera.embedding.embedder_config` says it.
+        embedder: what the text vectors were made with, as :func:`sidera.embedding.embedder_identity` says it.
 
     Returns:
         How many items have no text.
@@ -105,11 +105,7 @@ def fill_vectors(
     count = sum(len(domain.no_text) for domain in dataset.domains)
     if not count:
         return 0
-    inputs = {
-        "data": dataset.digest,
-        "embedder": {name: value for name, value in embedder.items() if name != "name"},
-    }
-    with stage(work, "vectors-without-text", inputs) as made:
+    with stage(work, "vectors-without-text", {"data": dataset.digest, "embedder": dict(embedder)}) as made:
         for number, domain in enumerate(dataset.domains):
             if domain.no_text:
                 path = made.folder / f"{domain.name}.npy"

@@ -7,6 +7,7 @@ the bundle, in a folder of its name and ``.work``.
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ import torch
 
 from sidera.bundle import open_bundle, verify_bundle
 from sidera.catalog import Catalog, CatalogItem, create_catalog
-from sidera.embedding import TextEncoder, embedder_config
+from sidera.embedding import TextEncoder, embedder_config, embedder_identity
 from sidera.language_model import LanguageModel, load_backbone
 from sidera.manifest import MANIFEST_NAME, Manifest
 from sidera.tokenizers import ItemTokenizer, load_tokenizer
@@ -84,10 +85,10 @@ def _run_stages(run: Run, out: Path) -> Manifest:
     run.say(f"data: {len(run.names)} domains, {len(run.dataset.users)} users, {len(events.user_E)} events")
     encoder = TextEncoder(run.config.encoder, run.device)
     vectors = {domain.name: item_vectors(domain, encoder, run.work / "vectors") for domain in domains}
-    no_text = fill_vectors(run.dataset, events, vectors, run.work, embedder_config(encoder))
+    no_text = fill_vectors(run.dataset, events, vectors, run.work, embedder_identity(encoder))
     source = f", {no_text} of them without text: from the train part's events" if no_text else ""
     run.say(f"vectors: {sum(map(len, vectors.values()))} items, {encoder.dim} dimensions{source}")
-    tokenizer, sids, tokenized = _tokenizer_stage(run, vectors, encoder.digest)
+    tokenizer, sids, tokenized = _tokenizer_stage(run, vectors, embedder_identity(encoder))
     vocabulary = Vocabulary(tokenizer.codebook_sizes, {name: row for row, name in enumerate(run.names)})
     catalog = _catalog(domains, sids, tokenizer.codebook_sizes)
     sequences = training_sequences(events, [sids[name] for name in run.names])
@@ -132,12 +133,12 @@ def _run_stages(run: Run, out: Path) -> Manifest:
     return manifest
 
 
-def _tokenizer_stage(run: Run, vectors: Vectors, encoder_digest: str) -> tuple[ItemTokenizer, Sids, Stage]:
+def _tokenizer_stage(run: Run, vectors: Vectors, embedder: Mapping[str, Any]) -> tuple[ItemTokenizer, Sids, Stage]:
     settings, source = run.config.tokenizer_settings, run.config.cf_source
     inputs = {
         "settings": {name: value for name, value in settings.items() if name != "cf_vectors"},
         "data": run.dataset.digest,
-        "encoder": encoder_digest,
+        "embedder": dict(embedder),
         "cf_files": cf_files_digest(source, run.names),
     }
     with stage(run.work, "tokenizer", inputs) as tokenized:

@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from sidera.embedding import TextEncoder, embedder_config, item_texts
+from sidera.embedding import TextEncoder, embedder_identity, item_texts
 from sidera.errors import EmbeddingError
 from sidera.files import write_atomically
 from sidera.names import check_domain_name
@@ -112,8 +112,7 @@ def _read(path: Path, wanted: str) -> np.ndarray | None:
 
 def _digest(texts: Sequence[str], encoder: TextEncoder) -> str:
     """sha256 (hex) over the texts, the encoder's files and how it pools; the encoder's name does not matter."""
-    config = {name: value for name, value in embedder_config(encoder).items() if name != "name"}
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(embedder_identity(encoder), sort_keys=True).encode())
     for text in texts:
         content = text.encode()
         digest.update(len(content).to_bytes(8, "little") + content)

@@ -215,7 +215,7 @@ def test_filled_vectors_leave_texts_as_they_are_and_are_kept_for_the_next_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hidden = [4, 7]
-    data, embedder = world(block_walks(), hidden), {"name": "here", "digest": "abc"}
+    data, embedder = world(block_walks(), hidden), {"pooling": "mean", "digest": "abc"}
     events = split_events(data)
     first = {"shop": texts(hidden)}
     assert fill_vectors(data, events, first, tmp_path, embedder) == 2
@@ -232,7 +232,7 @@ def test_filled_vectors_leave_texts_as_they_are_and_are_kept_for_the_next_run(
 
     monkeypatch.setattr(no_text, "vectors_without_text", spy)
     again = {"shop": texts(hidden)}
-    fill_vectors(data, events, again, tmp_path, {**embedder, "name": "moved"})
+    fill_vectors(data, events, again, tmp_path, embedder)
     assert np.array_equal(again["shop"], first["shop"])
     assert calls == []
     for changed, by in ((dataclasses.replace(data, digest="other"), embedder), (data, {**embedder, "digest": "other"})):
