@@ -277,7 +277,8 @@ def test_without_an_expert_for_each_domain_the_router_learns_by_the_mixture(tmp_
 
 @pytest.mark.parametrize("measure", ["hsic", "cka"])
 def test_calibration_reaches_the_encoder_and_the_router(tmp_path: Path, measure: Any) -> None:
-    fit = a_fit(dataclasses.replace(CONFIG, calibration_measure=measure, router_loss="mixture"), tmp_path)
+    config = dataclasses.replace(CONFIG, calibration_measure=measure, calibration_beta=1.0, router_loss="mixture")
+    fit = a_fit(config, tmp_path)
     fit.run()
     vectors = fit.drawn.train_ND[fit.calibration.next(torch.Generator())]
     fit.optimizer.zero_grad()
