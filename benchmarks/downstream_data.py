@@ -116,6 +116,11 @@ def read_world(
         if name in roles.trained:
             raise DataError(f"domain {name!r} is among --domains and --unseen; name it once")
     whole = read_dataset(data, roles.every)
+    for domain in whole.domains:
+        if domain.no_text:
+            raise DataError(
+                f"{domain.items_file}: {len(domain.no_text):,} items have no text; leave them out of the items"
+            )
     model = TextEncoder(encoder, device)
     made = {domain.name: item_vectors(domain, model, vectors) for domain in whole.domains}
     events = split_events(replace(whole, domains=whole.domains[: len(roles.trained)]))

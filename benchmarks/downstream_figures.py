@@ -1,8 +1,9 @@
 """From the ranks of all variants, floors and seeds to figures: NDCG@10 with intervals, differences to a reference.
 
 Every variant answers the same targets, so differences are paired. A target's score is its mean over the seeds.
-The intervals say how sure the mean over targets is; what another seed of tokenizer and language model would change is
-not in them: several seeds, told one by one, show that.
+The intervals say how sure the mean over targets is. What another seed of the language model would change is not in
+them: several seeds, told one by one, show that. Tokenizers are fitted once; a variant with another ``seed`` shows what
+that does.
 
 Shapes: S seeds, T targets.
 """

@@ -69,7 +69,7 @@ def main(
             dataset = popular_part(dataset, _QUICK_ITEMS)
         (whole,) = dataset.domains
         text_encoder = TextEncoder(EncoderSpec(name=encoder, max_tokens=encoder_tokens))
-        vectors_ND = item_vectors(whole, text_encoder, work / "vectors")
+        vectors_ND = item_vectors(whole, text_encoder, work / ("quick" if quick else "vectors"))
         hidden = hide(dataset, vectors_ND, share)
         figures = cosine_figures(hidden) | knn_figures(hidden)
     except (SideraError, TrainingError) as error:
@@ -127,7 +127,7 @@ def hide(dataset: Dataset, vectors_ND: Vectors, share: float) -> Hidden:
     masked_ND = np.where(shown_N[:, None], vectors_ND, np.float32(np.nan))
     others_M = np.random.default_rng([_SEED, 1]).choice(np.flatnonzero(shown_N), count)
     replaced = {
-        "graph": vectors_without_text(textless, 0, events, masked_ND),
+        "graph": vectors_without_text(textless, 0, events, masked_ND, 1.0),
         "mean": np.tile(vectors_ND[shown_N].mean(axis=0), (count, 1)),
         "random": vectors_ND[others_M],
     }

@@ -1,7 +1,7 @@
 """SIDs that are unique within a domain, for all of its items at once.
 
 Knows a tokenizer's distances; does not know items, catalogs or text. Vectors are read in parts and may lie on disk:
-beside the codes, memory holds the latents of one part only.
+beside the codes, memory holds the latents of one part, and the distances of items that must leave an overfull prefix.
 
 Every item first gets the nearest code at each level. Where more items share a prefix than leaves lie below it, those
 that lose least go to the next-nearest code with room; at the last level the items of a prefix are assigned to its
@@ -103,12 +103,13 @@ def latents_of(tokenizer: ItemTokenizer, vectors_ND: np.ndarray, domain: str, ro
     parts = []
     for start in range(0, max(len(rows_R), 1), _ROWS):
         part_R = rows_R[start : start + _ROWS]
-        whole = len(part_R) and part_R[-1] - part_R[0] + 1 == len(part_R)  # one stretch is read as such, not row by row
-        picked = vectors_ND[part_R[0] : part_R[-1] + 1] if whole else vectors_ND[part_R]
+        stretch = len(part_R) > 0 and bool((np.diff(part_R) == 1).all())  # is read as such, not row by row
+        picked = vectors_ND[part_R[0] : part_R[-1] + 1] if stretch else vectors_ND[part_R]
         try:
             parts.append(tokenizer.latents(torch.from_numpy(np.array(picked, dtype=np.float32)), domain))
         except TokenizerError as error:
-            raise TokenizerError(f"domain {domain!r}, counting from row {part_R[0]}: {error}") from error
+            first = f", counting from row {part_R[0]}" if stretch else ""
+            raise TokenizerError(f"domain {domain!r}{first}: {error}") from error
     return torch.cat(parts)
 
 
@@ -149,12 +150,15 @@ class _DomainRows:
         return np.concatenate(parts)
 
     def errors(self, rows_R: np.ndarray, codes_NL: np.ndarray) -> np.ndarray:
-        """Squared distance of each row's latent to its codes: float64[R]."""
+        """Squared distance of each row's latent to what its codes stand for: float64[R]."""
         parts = [np.empty(0)]
         for start in range(0, len(rows_R), _ROWS):
             part_R = rows_R[start : start + _ROWS]
-            distances_RV = self.distances(part_R, codes_NL[part_R, :-1])
-            parts.append(distances_RV[np.arange(len(part_R)), codes_NL[part_R, -1]].astype(np.float64))
+            latents_Rd = self._latents(part_R)
+            quantised_Rd = self.tokenizer.quantised(torch.from_numpy(codes_NL[part_R]).to(latents_Rd.device))
+            # Latents may hold more than is quantised, behind it: a router's scores, for instance.
+            gap_Rd = latents_Rd[:, : quantised_Rd.shape[1]] - quantised_Rd
+            parts.append(gap_Rd.double().square().sum(dim=1).cpu().numpy())
         return np.concatenate(parts)
 
     def _latents(self, rows_R: np.ndarray) -> Tensor:
@@ -181,13 +185,15 @@ def _move_overflow(items: _DomainRows, codes_NL: np.ndarray, level: int) -> None
     overfull = prefixes[counts > capacity]
     if not len(overfull):
         return
-    parent_N = _keys(codes_NL[:, :level], sizes)
+    key_N = _keys(codes_NL[:, : level + 1], sizes)
     moved_rows: list[np.ndarray] = []
     for parent in np.unique(overfull // sizes[level]):
-        rows = np.flatnonzero(parent_N == parent)
-        distances = items.distances(rows, codes_NL[rows, :level])
+        rows = np.flatnonzero(key_N // sizes[level] == parent)
+        counts_V = np.bincount(codes_NL[rows, level], minlength=sizes[level])
+        rows = rows[counts_V[codes_NL[rows, level]] > capacity]
         before = codes_NL[rows, level]
-        after = spread(distances, before, capacity)
+        settled_V = np.where(counts_V > capacity, 0, counts_V)
+        after = spread(items.distances(rows, codes_NL[rows, :level]), before, capacity, settled_V)
         codes_NL[rows, level] = after
         moved_rows.append(rows[after != before])
     moved = np.sort(np.concatenate(moved_rows))
@@ -195,10 +201,16 @@ def _move_overflow(items: _DomainRows, codes_NL: np.ndarray, level: int) -> None
         codes_NL[moved, later] = items.nearest_at(moved, codes_NL[moved, :later])
 
 
-def spread(distances_NV: np.ndarray, codes_N: np.ndarray, capacity: int) -> np.ndarray:
+def spread(distances_NV: np.ndarray, codes_N: np.ndarray, capacity: int, settled_V: np.ndarray) -> np.ndarray:
     """Move as few items as needed until no code holds more than ``capacity`` of them.
 
     In rounds: of the items on overfull codes, those that lose least move first, each to its nearest code with room.
+
+    Args:
+        distances_NV: of each item to each code.
+        codes_N: where the items are.
+        capacity: of a code.
+        settled_V: how many other items each code holds; they stay, and are no more than ``capacity``.
 
     Returns:
         int64[N] codes.
@@ -206,7 +218,7 @@ def spread(distances_NV: np.ndarray, codes_N: np.ndarray, capacity: int) -> np.n
     codes_N = codes_N.copy()
     size = distances_NV.shape[1]
     while True:
-        counts_V = np.bincount(codes_N, minlength=size)
+        counts_V = np.bincount(codes_N, minlength=size) + settled_V
         surplus_V = np.maximum(counts_V - capacity, 0)
         if not surplus_V.any():
             return codes_N

@@ -8,6 +8,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 data_app = typer.Typer(no_args_is_help=True, help="Get the demo data; check your own.")
@@ -34,7 +35,7 @@ def demo(
         table.add_row(name, *(f"{count:,}" for count in (domain.users, domain.items, domain.events)))
     console = _console()
     console.print(table)
-    console.print(f"To train on: {made.folder}. Held out as a new domain: {made.new_folder}.")
+    console.print(f"To train on: {made.folder}. Held out as a new domain: {made.new_folder}.", markup=False)
     console.print(f"Left out: {made.left_out_items} films without a known genre, {made.left_out_events} events.")
 
 
@@ -50,7 +51,7 @@ def check(
     report = check_folder(folder, _names(domains), min_interactions)
     console = _console()
     columns = ("users", "items", "events", "repeated\nevents", "positions\nfor times", "rows\nrefused")
-    table = Table("domain", *columns, title=str(folder), box=SIMPLE_HEAD, pad_edge=False)
+    table = Table("domain", *columns, title=Text(str(folder)), box=SIMPLE_HEAD, pad_edge=False)
     for domain in report.domains:
         counts = (domain.users, domain.items, domain.events, domain.repeated_events, domain.position_events)
         table.add_row(domain.name, *(f"{count:,}" for count in (*counts, domain.refused_rows)))
@@ -65,7 +66,7 @@ def check(
         if domain.items_without_text:
             console.print(
                 f"{domain.name}: {domain.items_without_text:,} items have no text; training makes their vectors from "
-                "the train part's events.",
+                "the train part's events, and refuses those that have none there.",
                 markup=False,
             )
     for domain in report.domains:
@@ -134,7 +135,7 @@ def _print_report(console: Console, report: dict[str, Any]) -> None:
     differences.add_column("ranker", no_wrap=True)
     for column in ("NDCG@10", "95 % interval", "p"):
         differences.add_column(column, justify="right", no_wrap=True)
-    for name, part in {**report["domains"], "pooled": report["pooled"]}.items():
+    for name, part in [*report["domains"].items(), ("pooled", report["pooled"])]:
         for ranker in _RANKERS:
             first, last = ranker == _RANKERS[0], ranker == _RANKERS[-1]
             own = part["rankers"][ranker]

@@ -25,6 +25,9 @@ from training.errors import DataError
 from training.progress import track
 from training.split import Events, Part
 
+_QUERIES = 16
+"""Items whose neighbours are looked for at a time: memory holds so many rows of similarities to all items."""
+
 CfVectors = Mapping[str, npt.NDArray[np.float32]]
 """float32[N, C] per domain, in the order of its items."""
 
@@ -186,14 +189,20 @@ def shared_prefixes(
         return None
     asked = asked[np.linspace(0, len(asked) - 1, min(most, len(asked))).astype(np.int64)]
     directions_NC = cf_NC[known] / np.maximum(np.linalg.norm(cf_NC[known], axis=1, keepdims=True), 1e-12)
-    similarity_QN = directions_NC[asked] @ directions_NC.T
-    similarity_QN[np.arange(len(asked)), asked] = -np.inf
-    nearest_QK = np.argsort(-similarity_QN, axis=1, kind="stable")[:, : min(neighbours, len(known) - 1)]
-    same_QN = np.ones(similarity_QN.shape, dtype=bool)
-    found: dict[str, Any] = {"items": len(asked), "neighbours": [], "chance": []}
-    for codes_N in codes_NL[known].T:
-        same_QN &= codes_N[asked][:, None] == codes_N[None, :]
-        found["neighbours"].append(float(np.take_along_axis(same_QN, nearest_QK, axis=1).mean()))
-        others = len(asked) * (len(known) - 1)
-        found["chance"].append(float((same_QN.sum() - len(asked)) / others))
-    return found
+    count = min(neighbours, len(known) - 1)
+    known_NL = codes_NL[known]
+    near_L, any_L = np.zeros(known_NL.shape[1]), np.zeros(known_NL.shape[1])
+    for part in np.array_split(asked, -(-len(asked) // _QUERIES)):
+        similarity_QN = directions_NC[part] @ directions_NC.T
+        similarity_QN[np.arange(len(part)), part] = -np.inf
+        nearest_QK = np.argsort(-similarity_QN, axis=1, kind="stable")[:, :count]
+        same_QN = np.ones(similarity_QN.shape, dtype=bool)
+        for level, codes_N in enumerate(known_NL.T):
+            same_QN &= codes_N[part][:, None] == codes_N[None, :]
+            near_L[level] += np.take_along_axis(same_QN, nearest_QK, axis=1).sum()
+            any_L[level] += same_QN.sum() - len(part)
+    return {
+        "items": len(asked),
+        "neighbours": (near_L / (len(asked) * count)).tolist(),
+        "chance": (any_L / (len(asked) * (len(known) - 1))).tolist(),
+    }

@@ -100,7 +100,8 @@ def _check_domain(folder: Path, min_interactions: int) -> DomainReport:
     item_E = nothing if rows is None else rows.item_E
     position_E = positional(user_E, nothing.astype(np.int64) if rows is None else rows.time_E)
     few_E = few_interactions(user_E, min_interactions)
-    if items is not None and rows is not None:
+    # A row that is refused may be the event that an item without text needs: these are looked for in sound files only.
+    if items is not None and rows is not None and not refused_rows:
         note(_unknown_items(folder, items, rows, ~few_E))
     item_count = 0 if items is None else len(items.item_ids)
     pairs = len(np.unique(user_E.astype(np.int64) * max(item_count, 1) + item_E))

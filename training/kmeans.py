@@ -2,6 +2,7 @@
 
 import numpy as np
 from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits
 
 _POINTS_PER_CODE = 256
 
@@ -26,7 +27,9 @@ def kmeans_codebook(points_Nd: np.ndarray, size: int, seed: int, iterations: int
         points_Nd = points_Nd[np.sort(random.choice(len(points_Nd), _POINTS_PER_CODE * size, replace=False))]
     distinct_Ud = np.unique(points_Nd, axis=0)
     if len(distinct_Ud) > size:
-        clustering = KMeans(size, n_init=1, max_iter=iterations, random_state=seed).fit(points_Nd)
+        # Threads add up their sums in the order in which they end: with two that changes no bit, with more it may.
+        with threadpool_limits(2, "openmp"):
+            clustering = KMeans(size, n_init=1, max_iter=iterations, random_state=seed).fit(points_Nd)
         return np.asarray(clustering.cluster_centers_, dtype=np.float32)
     spread = max(float(np.abs(distinct_Ud - distinct_Ud.mean(axis=0)).mean()), float(np.abs(distinct_Ud).mean()), 1e-3)
     rest_Vd = distinct_Ud[np.arange(size - len(distinct_Ud)) % len(distinct_Ud)]

@@ -77,8 +77,9 @@ def unknown_items(domain: DomainData, number: int, events: Events) -> list[BadRo
         BadRow(
             domain.items_file,
             line,
-            f"item {quoted(domain.item_ids[item])} has neither text nor an event in the train part (which leaves out "
-            "each user's last two events); give it a title or another text field, or remove it and its interactions",
+            f"item {quoted(domain.item_ids[item])} has neither text nor an event in the train part (all but the last "
+            "two events of each user with three or more in this domain); give it a title or another text field, or "
+            "remove it and its interactions",
         )
         for item, line in domain.no_text.items()
         if not trained_N[item]
@@ -105,30 +106,43 @@ def fill_vectors(
     count = sum(len(domain.no_text) for domain in dataset.domains)
     if not count:
         return 0
+    length = text_length(dataset, vectors)
     with stage(work, "vectors-without-text", {"data": dataset.digest, "embedder": dict(embedder)}) as made:
         for number, domain in enumerate(dataset.domains):
             if domain.no_text:
                 path = made.folder / f"{domain.name}.npy"
                 if not made.done:
-                    np.save(path, vectors_without_text(domain, number, events, vectors[domain.name]))
+                    np.save(path, vectors_without_text(domain, number, events, vectors[domain.name], length))
                 vectors[domain.name][list(domain.no_text)] = np.load(path, allow_pickle=False)
     return count
 
 
+def text_length(dataset: Dataset, vectors: Mapping[str, npt.NDArray[np.float32]]) -> float:
+    """The mean length of the vectors of all items with text; 1 where no item has any."""
+    total, count = 0.0, 0
+    for domain in dataset.domains:
+        rows_R = np.setdiff1d(np.arange(len(domain.item_ids)), list(domain.no_text))
+        if len(rows_R):
+            total += len(rows_R) * _mean_and_length(vectors[domain.name], rows_R)[1]
+            count += len(rows_R)
+    return total / count if count else 1.0
+
+
 def vectors_without_text(
-    domain: DomainData, number: int, events: Events, vectors_ND: npt.NDArray[np.float32]
+    domain: DomainData, number: int, events: Events, vectors_ND: npt.NDArray[np.float32], length: float
 ) -> npt.NDArray[np.float32]:
     """The vectors of a domain's items without text, from the events of the train part alone.
 
     Where some item has text: the ridge prediction. Predictions lie closer together than texts do, so that a tokenizer
     would crowd them into few codes; they are moved away from their mean until their spread is halfway (the geometric
     mean) between the two, and scaled to the mean length of the domain's text vectors. An item that shares no user with
-    another gets the direction of the texts' mean. Where no item has text: the coordinates, of length 1, with zeros
-    behind them; an item that shares no user with another is all zeros.
+    another gets the direction of the texts' mean. Where no item has text: the coordinates, with zeros behind them
+    and of the length that texts have in other domains; an item that shares no user with another is all zeros.
 
     Args:
         number: of the domain in ``events``.
         vectors_ND: text vectors; the rows of items without text are not read.
+        length: of vectors where no item of the domain has text.
 
     Returns:
         float32[M, D], in the order of ``domain.no_text``.
@@ -142,10 +156,10 @@ def vectors_without_text(
     has_text_N[no_text_M] = False
     if not has_text_N.any():
         vectors_MD = np.zeros((len(no_text_M), dim), dtype=np.float32)
-        vectors_MD[:, : coordinates_MK.shape[1]] = coordinates_MK
+        vectors_MD[:, : coordinates_MK.shape[1]] = coordinates_MK * length
         return vectors_MD
 
-    mean_D, length = _mean_and_length(vectors_ND, np.flatnonzero(has_text_N))
+    mean_D, own_length = _mean_and_length(vectors_ND, np.flatnonzero(has_text_N))
     fit_R = np.flatnonzero(has_text_N & coordinates_NK.any(axis=1))
     vectors_MD = np.tile(mean_D, (len(no_text_M), 1))
     if len(fit_R):
@@ -154,7 +168,7 @@ def vectors_without_text(
         stretch = fitted.spread**-0.5 if fitted.spread else 1.0
         vectors_MD[known_M] = fitted.predict(coordinates_MK[known_M], stretch)
     lengths_M = np.linalg.norm(vectors_MD, axis=1, keepdims=True)
-    scaled_MD: npt.NDArray[np.float32] = (vectors_MD * (length / np.maximum(lengths_M, 1e-12))).astype(np.float32)
+    scaled_MD: npt.NDArray[np.float32] = (vectors_MD * (own_length / np.maximum(lengths_M, 1e-12))).astype(np.float32)
     return scaled_MD
 
 

@@ -5,7 +5,6 @@ Knows methods by their name only (``training.tokenizers``); does not know texts.
 Shapes: N item, D item vector dim, L level.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +111,7 @@ def check_capacity(items_by_domain: Mapping[str, int], settings: Mapping[str, An
         ConfigError: a domain has more items than there are SIDs, or the settings are refused.
     """
     _, config = read_config(settings)
-    capacity = math.prod(config.codebook_sizes)
+    capacity = config.capacity(len(items_by_domain))
     for name, items in items_by_domain.items():
         if items > capacity:
             raise ConfigError(

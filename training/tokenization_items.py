@@ -101,7 +101,9 @@ def category_agreement(codes_NL: npt.NDArray[np.integer[Any]], fields: Fields) -
     """
     categories = [category_of(item) for item in fields]
     known = np.array([category is not None for category in categories], dtype=bool)
-    names, category_n = np.unique([category for category in categories if category is not None], return_inverse=True)
+    numbers: dict[str, int] = {}
+    named = [numbers.setdefault(category, len(numbers)) for category in categories if category is not None]
+    names, category_n = list(numbers), np.array(named, dtype=np.int64)
     if len(names) < 2:
         return None
     figures: dict[str, Any] = {"items": int(known.sum()), "categories": len(names)}

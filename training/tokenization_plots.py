@@ -51,12 +51,12 @@ def entropy(report: Mapping[str, Any]) -> bytes:
 
 
 def errors(report: Mapping[str, Any]) -> bytes:
-    """Relative errors of held-out items (of all, where a domain has none held out)."""
+    """Relative errors of held-out items; no bar where a domain has none, or where nothing varies."""
     names, domains = _domains(report)
     bars = {}
     for figure, label in (("relative_reconstruction_error", "reconstruction"), ("quantisation_error", "quantisation")):
-        own = [domain[figure] for domain in domains]
-        bars[label] = [(error["all"] if error["held_out"] is None else error["held_out"]) or 0.0 for error in own]
+        own = [domain[figure]["held_out"] for domain in domains]
+        bars[label] = [np.nan if error is None else error for error in own]
     return _bars(names, bars, "error / variance")
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sidera.errors import TokenizerError
 
 _ENCODE_ROWS = 16_384
-"""Rows that ``encode`` and ``reconstruct`` hold intermediate results of: memory stays flat for any number of items."""
+"""Rows that ``encode`` holds intermediate results of: memory stays flat for any number of items."""
 
 
 class CodebookGroup(NamedTuple):

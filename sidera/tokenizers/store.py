@@ -41,11 +41,14 @@ def load_tokenizer(folder: Path) -> ItemTokenizer:
     except (OSError, ValueError, SafetensorError) as error:
         raise TokenizerError(f"the tokenizer in {folder} cannot be read: {error}") from error
     method = config.get("method") if isinstance(config, dict) else None
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise TokenizerError(
             f"{folder / 'config.json'}: tokenizer method {method!r} is not known; known: {', '.join(METHODS)}"
         )
-    tokenizer = METHODS[method].from_config(config)
+    try:
+        tokenizer = METHODS[method].from_config(config)
+    except (TypeError, ValueError) as error:
+        raise TokenizerError(f"{folder / 'config.json'} has a field of a wrong kind: {error}") from error
     try:
         tokenizer.load_state_dict(tensors)
     except RuntimeError as error:

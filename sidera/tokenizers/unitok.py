@@ -27,6 +27,8 @@ from sidera.tokenizers.expert_chains import ExpertChains
 from sidera.tokenizers.residual import ResidualQuantiser, in_chunks, squared_distances
 from sidera.tokenizers.rqvae import Autoencoder
 
+_RECONSTRUCT_ROWS = 16_384
+
 SharedReads = Literal["residual", "latent"]
 ExpertId = Literal["merged", "first", "last"]
 
@@ -210,7 +212,11 @@ class UniTok(Autoencoder):
     @torch.inference_mode()
     def reconstruct(self, codes_NL: Tensor) -> Tensor:
         """The decoder's output of :meth:`quantised`, in item vector space: float32[N, D]."""
-        return in_chunks(lambda chunk_Rd: self.decoder(chunk_Rd) * self.scale + self.shift_D, self.quantised(codes_NL))
+        parts = [codes_NL.new_empty((0, self.dim), dtype=torch.float32)]
+        for part_RL in codes_NL.split(_RECONSTRUCT_ROWS):
+            z_hat_Rd = self.quantised(part_RL)
+            parts.append(in_chunks(lambda chunk_Rd: self.decoder(chunk_Rd) * self.scale + self.shift_D, z_hat_Rd))
+        return torch.cat(parts)
 
     def codebook_groups(self, codes_NL: Tensor) -> list[CodebookGroup]:
         """Every expert's codebooks over the items that it coded, the shared ones and the expert's level over all."""

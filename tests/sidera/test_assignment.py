@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
 
 from sidera import assignment
 from sidera.assignment import assign_sids, spread
@@ -97,8 +98,11 @@ def test_overflow_goes_to_the_next_nearest_code_of_the_level_before_the_cheapest
 
 def test_spreading_moves_only_the_surplus_and_only_to_codes_with_room() -> None:
     distances = np.asarray([[0.0, 1.0, 9.0], [0.0, 0.5, 9.0], [0.0, 2.0, 9.0], [5.0, 0.0, 9.0], [5.0, 0.0, 9.0]])
-    assert spread(distances, np.asarray([0, 0, 0, 1, 1]), capacity=2).tolist() == [2, 0, 0, 1, 1]
-    assert spread(distances, np.asarray([0, 0, 2, 1, 1]), capacity=2).tolist() == [0, 0, 2, 1, 1]
+    nobody = np.zeros(3, dtype=np.int64)
+    assert spread(distances, np.asarray([0, 0, 0, 1, 1]), 2, nobody).tolist() == [2, 0, 0, 1, 1]
+    assert spread(distances, np.asarray([0, 0, 2, 1, 1]), 2, nobody).tolist() == [0, 0, 2, 1, 1]
+    assert spread(distances[:3], np.asarray([0, 0, 0]), 2, np.asarray([0, 2, 0])).tolist() == [2, 0, 0]
+    assert spread(distances[:3], np.asarray([0, 0, 0]), 2, np.asarray([0, 1, 0])).tolist() == [0, 1, 0]
 
 
 def test_a_one_item_domain_and_an_empty_one_have_a_defined_result() -> None:
@@ -139,3 +143,22 @@ def test_vectors_on_disk_get_the_sids_of_vectors_in_memory_whatever_the_parts(
     assert (parts == whole).all()
     assert dataclasses.replace(same, extra_error=0) == dataclasses.replace(report, extra_error=0)
     assert same.extra_error == pytest.approx(report.extra_error)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), items=st.integers(2, 24))
+def test_every_prefix_with_a_clash_is_assigned_at_minimum_cost_by_its_own_items(seed: int, items: int) -> None:
+    tokenizer, vectors = random_plain((3, 12), seed=seed), random_vectors(items, seed=seed + 1)
+    sids, _ = assign_sids(tokenizer, vectors, "a")
+    codes = nearest(tokenizer, vectors)
+    if (np.bincount(codes[:, 0]) > 12).any():
+        return
+    for first in set(codes[:, 0].tolist()):
+        rows = np.flatnonzero(codes[:, 0] == first)
+        books = [codebook.numpy() for codebook in tokenizer.quantiser.codebooks]
+        cost = np.square(vectors[rows][:, None] - books[0][first] - books[1][None]).sum(axis=2)
+        if len(set(codes[rows, 1].tolist())) == len(rows):
+            assert (sids[rows] == codes[rows]).all()
+        else:
+            best = linear_sum_assignment(cost)
+            assert cost[range(len(rows)), sids[rows, 1]].sum() == pytest.approx(cost[best].sum(), rel=1e-4)

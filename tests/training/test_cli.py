@@ -119,7 +119,8 @@ def test_data_check_tells_how_many_items_have_no_text(tmp_path: Path, capsys: py
     tiny.write_domain(tmp_path / "video", items[:1], [("u", "a", 1)])
     assert run("data", "check", tmp_path) == 0
     printed = capsys.readouterr().out
-    assert "shop: 1 items have no text; training makes their vectors from the train part's events.\n" in printed
+    made = "training makes their vectors from the train part's events, and refuses those that have none there."
+    assert f"shop: 1 items have no text; {made}\n" in printed
     assert "video: " not in printed
 
 

@@ -60,7 +60,7 @@ def texts(hidden: list[int]) -> npt.NDArray[np.float32]:
 
 
 def made(data: Dataset, vectors_ND: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    return vectors_without_text(data.domains[0], 0, split_events(data), vectors_ND)
+    return vectors_without_text(data.domains[0], 0, split_events(data), vectors_ND, 1.0)
 
 
 def test_a_textless_item_lands_among_the_texts_of_the_items_that_its_users_take() -> None:
@@ -165,8 +165,9 @@ def test_an_item_with_neither_text_nor_train_events_is_refused_by_file_and_line(
     with pytest.raises(DataError) as caught:
         check_interactions(data, split_events(data))
     assert str(caught.value) == (
-        'shop/items.jsonl:5: item "item-4" has neither text nor an event in the train part (which leaves out each '
-        "user's last two events); give it a title or another text field, or remove it and its interactions"
+        'shop/items.jsonl:5: item "item-4" has neither text nor an event in the train part (all but the last two '
+        "events of each user with three or more in this domain); give it a title or another text field, or remove it "
+        "and its interactions"
     )
 
 

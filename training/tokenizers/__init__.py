@@ -81,11 +81,13 @@ def read_config(settings: Mapping[str, Any]) -> tuple[Method, TokenizerConfig]:
             raise ConfigError(f"tokenizer.preset {chosen!r} is not known for {name}; known: {known}")
         preset = method.presets[chosen]
     fields = {field.name: field for field in dataclasses.fields(method.config)}
-    unknown = sorted(set(own) - set(fields))
+    unknown = sorted(map(str, set(own) - set(fields)))
     if unknown:
         raise ConfigError(f"tokenizer.{unknown[0]} is no setting of {name}; its settings: {', '.join(fields)}")
     try:
         return method, TypeAdapter(method.config).validate_json(json.dumps({**preset, **own}))
+    except TypeError as error:
+        raise ConfigError(f"tokenizer: a setting is no plain value ({error}); write text or a number") from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])

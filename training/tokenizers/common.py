@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -44,6 +45,19 @@ class TokenizerConfig:
             )
         check(0 < self.validation_share < 1, "validation_share", self.validation_share, "between 0 and 1")
         check(self.fit_items >= 1, "fit_items", self.fit_items, "of at least 1")
+        check(0 <= self.seed < 2**31, "seed", self.seed, "from 0 to 2147483647")
+        TokenizerConfig.capacity(self, 1)
+
+    def capacity(self, domains: int) -> int:
+        """How many SIDs a domain has, in a fit of so many domains.
+
+        Raises:
+            ConfigError: more than can be counted, or settings that make no sense with so many domains.
+        """
+        count = math.prod(self.codebook_sizes)
+        sizes = list(self.codebook_sizes)
+        check(count < 2**62, "codebook_sizes", sizes, "that makes less than 2**62 SIDs: fewer levels or codes")
+        return count
 
     @property
     def cf_source(self) -> CfSource | None:
@@ -65,7 +79,7 @@ def held_out(items: int, share: float, seed: int) -> np.ndarray:
     """Which items no fit sees: bool[N]. At least one, except where there is a single item: that one is fitted on."""
     held_out_N = np.zeros(items, dtype=bool)
     if items > 1:
-        count = max(1, round(items * share))
+        count = min(items - 1, max(1, round(items * share)))
         held_out_N[np.random.default_rng([seed, 1]).permutation(items)[:count]] = True
     return held_out_N
 
@@ -159,7 +173,8 @@ def draw_items(vectors_by_domain: Mapping[str, np.ndarray], config: TokenizerCon
         domain_N = np.searchsorted(starts, number_N, side="right") - 1
         for domain, name in enumerate(names):
             own_N = domain_N == domain
-            rows_ND[own_N] = vectors_by_domain[name][number_N[own_N] - starts[domain]]
+            for part_R in np.array_split(np.flatnonzero(own_N), own_N.sum() // _ROWS + 1):
+                rows_ND[part_R] = vectors_by_domain[name][number_N[part_R] - starts[domain]]
         digest.update(np.ascontiguousarray(number_N).data)
         digest.update(rows_ND.data)
         gathered += [torch.from_numpy(rows_ND), torch.from_numpy(domain_N)]

@@ -201,17 +201,17 @@ class Fit(ABC):
             return
         try:
             state = torch.load(self.checkpoint, weights_only=True)
+            if state["digest"] != self.digest:
+                return
+            self.module.load_state_dict(state["module"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.best = state["best"]
+            self.epoch = state["epoch"]
+            self.best_error = state["best_error"]
+            self.evaluations_without_gain = state["evaluations_without_gain"]
+            self.take_more_state(state["more"])
         except Exception as error:
             raise StageError(f"checkpoint {self.checkpoint} cannot be read ({error}); delete it") from error
-        if state["digest"] != self.digest:
-            return
-        self.module.load_state_dict(state["module"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.best = state["best"]
-        self.epoch = state["epoch"]
-        self.best_error = state["best_error"]
-        self.evaluations_without_gain = state["evaluations_without_gain"]
-        self.take_more_state(state["more"])
 
     def _save(self) -> None:
         buffer = io.BytesIO()

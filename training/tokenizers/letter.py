@@ -287,7 +287,7 @@ def code_clusters(codebook_Vd: Tensor, clusters: int, seed: int) -> Tensor:
         return torch.zeros(size, dtype=torch.int64)
     clustering = KMeansConstrained(
         n_clusters=clusters,
-        size_min=size // (2 * clusters),
+        size_min=max(2, size // (2 * clusters)),
         size_max=min(size, 2 * -(-size // clusters)),
         n_init=1,
         max_iter=10,

@@ -25,8 +25,8 @@ from training.tokenizers.mixture import Mixed, quantise_mixture, start_mixture
 from training.tokenizers.rqvae import encoded, start_at
 from training.tokenizers.unitok_config import UniTokConfig
 
-_FEWEST_CALIBRATED = 8
-"""A domain with fewer items to fit on takes no part in calibration."""
+_FEWEST_CALIBRATED = 64
+"""A domain with fewer items to fit on takes no part in calibration: HSIC of few samples tells how few they are."""
 
 
 def fit_unitok(
@@ -225,7 +225,7 @@ class DomainBatches:
     """Batches of equally many items of each domain, which pass over a domain's items in a new order every epoch.
 
     Attributes:
-        domains: int64[n] the items of each domain that takes part: those with at least 8.
+        domains: int64[n] the items of each domain that takes part: those with at least 64.
         items: n of each in a batch.
     """
 

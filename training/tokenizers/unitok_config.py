@@ -100,6 +100,16 @@ class UniTokConfig(AutoencoderConfig):
                 "expert_id to merged or tokenizer.experts to at least 2"
             )
 
+    def capacity(self, domains: int) -> int:
+        """How many SIDs a domain has: those of every expert's chain."""
+        experts = domains if self.experts is None else self.experts
+        if self.experts is not None or domains > 1:
+            self.check_experts(experts)
+        count = experts * super().capacity(domains)
+        sizes = list(self.codebook_sizes)
+        check(count < 2**62, "codebook_sizes", sizes, "that makes less than 2**62 SIDs, those of all experts together")
+        return count
+
     @property
     def emitted_shared_levels(self) -> int:
         """How many levels of a SID are the shared expert's."""

@@ -320,7 +320,7 @@ def test_steps_on_calibration_alone_lower_the_variance_between_domains(tmp_path:
 
 def test_a_fit_without_calibration_draws_no_batch_for_it_and_one_with_it_ends_elsewhere(tmp_path: Path) -> None:
     without = dataclasses.replace(CONFIG, calibration_weight=0.0)
-    strong = dataclasses.replace(CONFIG, calibration_weight=10.0)
+    strong = dataclasses.replace(CONFIG, calibration_weight=100.0)
     digests = {
         tokenizer_digest(fit_unitok(domains(), config, tmp_path / str(number)))
         for number, config in enumerate((without, CONFIG, strong))
@@ -342,9 +342,9 @@ def test_calibration_has_equally_many_items_of_every_domain_and_passes_over_all_
 
 
 def test_a_small_domain_lowers_the_items_of_all_and_one_too_small_takes_no_part() -> None:
-    assert DomainBatches(torch.tensor([0] * 130 + [1] * 20), 2, 64).items == 20
-    assert DomainBatches(torch.tensor([0] * 130 + [1] * 7), 2, 64).items == 64
-    assert DomainBatches(torch.tensor([0] * 7), 1, 64).domains == []
+    assert DomainBatches(torch.tensor([0] * 130 + [1] * 70), 2, 100).items == 70
+    assert DomainBatches(torch.tensor([0] * 130 + [1] * 63), 2, 100).items == 100
+    assert DomainBatches(torch.tensor([0] * 63), 1, 64).domains == []
 
 
 @pytest.mark.parametrize(
