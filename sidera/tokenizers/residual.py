@@ -49,7 +49,8 @@ def squared_distances(residual_Nd: Tensor, codebook_Vd: Tensor) -> Tensor:
     """Squared Euclidean distance of every residual to every code: float[N, V], never negative."""
     norms_N1 = residual_Nd.square().sum(dim=1, keepdim=True)
     norms_V = codebook_Vd.square().sum(dim=1)
-    return (norms_N1 - 2 * (residual_Nd @ codebook_Vd.T) + norms_V).clamp_min(0)
+    products_NV = torch.addmm(norms_V, residual_Nd, codebook_Vd.T, alpha=-2)
+    return products_NV.add_(norms_N1).clamp_min_(0)
 
 
 class ResidualQuantiser(nn.Module):

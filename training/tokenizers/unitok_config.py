@@ -53,8 +53,8 @@ class UniTokConfig(AutoencoderConfig):
     shared_levels: int | None = None
     expert_id: ExpertId = "merged"
     quantisation_weight: float = 1.0
-    calibration_weight: float = 10.0
-    calibration_beta: float = 0.1
+    calibration_weight: float = 100.0
+    calibration_beta: float = 0.02
     calibration_measure: Literal["hsic", "cka"] = "cka"
     calibration_items: int = 64
 
