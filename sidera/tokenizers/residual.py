@@ -45,11 +45,11 @@ def in_chunks(function: Callable[..., Tensor], *inputs_N: Tensor) -> Tensor:
     return torch.cat(outputs)
 
 
-def squared_distances(residual_Nd: Tensor, codebook_Vd: Tensor) -> Tensor:
-    """Squared Euclidean distance of every residual to every code: float[N, V], never negative."""
+def squared_distances(residual_Nd: Tensor, codebook_Vd: Tensor, out_NV: Tensor | None = None) -> Tensor:
+    """Squared Euclidean distance of every residual to every code: float[N, V], at least 0; into ``out_NV`` if given."""
     norms_N1 = residual_Nd.square().sum(dim=1, keepdim=True)
     norms_V = codebook_Vd.square().sum(dim=1)
-    products_NV = torch.addmm(norms_V, residual_Nd, codebook_Vd.T, alpha=-2)
+    products_NV = torch.addmm(norms_V, residual_Nd, codebook_Vd.T, alpha=-2, out=out_NV)
     return products_NV.add_(norms_N1).clamp_min_(0)
 
 
@@ -97,11 +97,15 @@ class ResidualQuantiser(nn.Module):
         The codes of :meth:`distances` level by level, bit for bit, without keeping distances of more than one chunk.
         """
 
+        # One buffer a level: the allocator would fetch and give back its pages with every chunk, at twice the time.
+        books = [codebook_Vd.detach() for codebook_Vd in self.codebooks]
+        buffers = [latents_Nd.new_empty((CHUNK_ROWS, len(book_Vd))) for book_Vd in books]
+
         def of_chunk(residual_Rd: Tensor) -> Tensor:
             codes = []
-            for codebook_Vd in self.codebooks:
-                codes.append(squared_distances(residual_Rd, codebook_Vd).argmin(dim=1))
-                residual_Rd = residual_Rd - codebook_Vd[codes[-1]]
+            for book_Vd, buffer_RV in zip(books, buffers, strict=True):
+                codes.append(squared_distances(residual_Rd, book_Vd, buffer_RV).argmin(dim=1))
+                residual_Rd = residual_Rd - book_Vd[codes[-1]]
             return torch.stack(codes, dim=1)
 
         return in_chunks(of_chunk, latents_Nd)
