@@ -67,6 +67,27 @@ def quality_figures(
     return figures
 
 
+def validation_figures(variants: Mapping[str, Mapping[str, Any]]) -> dict[str, Figure]:
+    """NDCG@10 of the epoch that each variant's language model keeps, on validation targets of all trained domains.
+
+    This is what a setting of a tokenizer is chosen by: the figures on test targets only tell what the choice is worth.
+    Of several seeds the mean. Training chooses epochs by the same targets, for every variant alike.
+
+    Args:
+        variants: as for :func:`cost_figures`.
+    """
+    figures = {}
+    for name, facts in variants.items():
+        models = facts["models"].values()
+        kept = [float(model["scores"][model["best_epoch"]]["ndcg@10"]) for model in models]
+        epochs = ", ".join(f"{model['best_epoch'] + 1} of {len(model['scores'])}" for model in models)
+        note = f"kept epoch {epochs}"
+        if len(kept) > 1:
+            note += f"; seeds {', '.join(f'{score:.4f}' for score in kept)}"
+        figures[f"validation_ndcg_{name}"] = shown(float(np.mean(kept)), "NDCG@10", note)
+    return figures
+
+
 def cost_figures(variants: Mapping[str, Mapping[str, Any]]) -> dict[str, Figure]:
     """What each variant's language model read, took and weighs; of several seeds the mean.
 

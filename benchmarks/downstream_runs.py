@@ -21,10 +21,11 @@ from benchmarks.downstream_data import Ranks, TestPart, World, array_digest, eve
 from sidera.assignment import assign_sids
 from sidera.catalog import CatalogItem, create_catalog
 from sidera.files import write_atomically
-from sidera.language_model import LanguageModel, load_backbone
+from sidera.language_model import LanguageModel
 from sidera.recommender import Recommender
 from sidera.tokenizers import ItemTokenizer, load_tokenizer, save_tokenizer
 from sidera.vocabulary import Vocabulary
+from training.backbones import load_universal
 from training.collaborative import cf_files_digest, cf_vectors
 from training.config import LanguageModelConfig, TrainConfig
 from training.evaluation import recommend_for
@@ -104,7 +105,7 @@ def tokenize_variant(world: World, settings: Mapping[str, Any], work: Path, say:
     with stage(work / "tokenizers", _digest(inputs)[:16], inputs) as made:
         if not made.done:
             begun = time.monotonic()
-            cf = None if source is None else cf_vectors(dataset, split_events(dataset), source)
+            cf = None if source is None else cf_vectors(dataset, split_events(dataset), source, made.folder)
             tokenizer = fit_tokenizer({name: world.vectors[name] for name in fitted}, settings, made.folder / "fit", cf)
             save_tokenizer(tokenizer, made.folder / "tokenizer")
             (made.folder / "seconds.json").write_text(json.dumps(time.monotonic() - begun))
@@ -160,7 +161,7 @@ def score_variant(
     catalog = create_catalog(_items(world, tokenized.sids), tokenized.codebook_sizes)
     trained = universal_stage(run, phase, catalog, Stage(folder, _digest(inputs), done=True))
 
-    backbone = load_backbone(trained.folder / "backbone", device)
+    backbone = load_universal(trained.folder, device)
     model = LanguageModel(backbone, vocabulary)
     with stage(folder, "budget", {"upstream": trained.digest}) as budget:
         path = budget.folder / "budget.json"

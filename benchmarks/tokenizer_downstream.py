@@ -3,6 +3,9 @@
 The same small language model is trained for the same epochs on the SIDs of different tokenizers, and asked for the
 same test targets: item-level NDCG@10 over the full ranking, beside the floors, also in a domain that the language
 model never saw. Only the universal model is trained: no adapters. Every step is kept in ``--work`` and resumes.
+
+Settings of a tokenizer are chosen by ``validation_ndcg_<variant>``: NDCG@10 of the language model's kept epoch on
+validation targets, over seeds and trained domains. The test figures are for what was chosen, never to choose by.
 """
 
 import dataclasses
@@ -17,7 +20,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.downstream_data import FLOORS, Domains, floor_ranks, read_world
-from benchmarks.downstream_figures import cost_figures, domain_results, quality_figures
+from benchmarks.downstream_figures import cost_figures, domain_results, quality_figures, validation_figures
 from benchmarks.downstream_runs import score_variant, tokenize_variant
 from benchmarks.harness import Figure, report
 from sidera.embedding import DEFAULT_ENCODER, EncoderSpec
@@ -147,7 +150,7 @@ def compare(plan: Plan, data: Path, work: Path, out: Path, say: Callable[[str], 
                 ranks[name].setdefault(variant, []).append(rank_T)
 
     results = {name: domain_results(ranks[name], floors[name], plan.reference) for name in world.parts}
-    figures: dict[str, Figure] = {}
+    figures: dict[str, Figure] = validation_figures(facts)
     for name, found in results.items():
         figures |= quality_figures(name, found, plan.reference, len(world.parts[name].targets), _how(plan.roles, name))
     figures |= cost_figures(facts)

@@ -85,7 +85,7 @@ def fit_figures(fit: str, times: Part, note: str) -> dict[str, Figure]:
         if stage["epochs"] is not None:
             told.append(f"stopped after {stage['epochs']} epochs")
         if stage["best_epoch_error"] is not None:
-            told.append(f"lowest held-out error {stage['best_epoch_error']:.4f}")
+            told.append(f"lowest held-out value of what it stops by {stage['best_epoch_error']:.4f}")
         name = f"fit_seconds_{fit}"
         if len(times["stages"]) > 1:
             name += f"_{stage['name'].removeprefix(fit.partition('-')[0] + '-')}"
@@ -195,7 +195,8 @@ def speed_figures(method: str, preset: str | None, speed: Part, sizes: str = "")
     name = f"encode_per_second_{method}" if preset is None else f"encode_per_second_{method}_{preset}"
     note = (
         f"median of {speed['runs']} runs on {speed['rows']:,} vectors, best {speed['best']:,.0f}, "
-        f"median {speed['median']:,.0f}; fp32, {speed['threads']} threads{sizes and '; '}{sizes}"
+        f"{speed['cpu_median']:,.0f} in a second of computing; fp32, a process of its own, threads: {speed['threads']}"
+        f"{sizes and '; '}{sizes}"
     )
     return {name: at_least(speed["median"], least, "items/s", note)}
 

@@ -1,15 +1,12 @@
-"""What one fitted tokenizer does to items: collisions, unique SIDs, errors, use of its codebooks, CKA, speed.
+"""What one fitted tokenizer does to items: collisions, unique SIDs, errors, use of its codebooks, CKA, batches.
 
 Knows tokenizers by their interface; does not know how they were fitted, nor what a number is to reach.
 
 Shapes: N item, M some of them, D item vector dim, d latent dim, L level.
 """
 
-import os
-import statistics
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -108,25 +105,11 @@ def measure_cka(tokenizer: ItemTokenizer, items: BenchItems, config: TokenizerCo
     return found
 
 
-def measure_speed(tokenizer: ItemTokenizer, vectors: Vectors, rows: int, runs: int) -> dict[str, Any]:
-    """Items that ``encode`` codes in a second, with all cores; the vectors of all domains in turn, in one call."""
-    mixed_ND = _mixed(vectors, rows)
-    name = next(iter(vectors))
-    with all_threads() as threads:
-        tokenizer.encode(mixed_ND[: min(rows, 2048)], name)
-        rates = []
-        for _ in range(runs):
-            begun = time.perf_counter()
-            tokenizer.encode(mixed_ND, name)
-            rates.append(rows / (time.perf_counter() - begun))
-    return {"rows": rows, "runs": runs, "threads": threads, "best": max(rates), "median": statistics.median(rates)}
-
-
 def count_single_differs(tokenizer: ItemTokenizer, vectors: Vectors, rows: int) -> dict[str, Any]:
     """How many items get other latents or codes alone than in a batch, bit for bit; in every domain."""
     differ = compared = 0
     for name, vectors_ND in vectors.items():
-        batch_MD = _mixed({name: vectors_ND}, rows)
+        batch_MD = torch.from_numpy(mixed_vectors({name: vectors_ND}, rows))
         latents_Md, codes_ML = tokenizer.latents(batch_MD, name), tokenizer.encode(batch_MD, name)
         for row in range(rows):
             one_1D = batch_MD[row : row + 1]
@@ -158,24 +141,13 @@ def of_sizes(tokenizer: ItemTokenizer, sizes: Mapping[str, Any]) -> ItemTokenize
     return made.eval().requires_grad_(False)
 
 
-@contextmanager
-def all_threads() -> Iterator[int]:
-    """PyTorch computes with as many threads as this process has cores; yields how many."""
-    before, cores = torch.get_num_threads(), len(os.sched_getaffinity(0))
-    torch.set_num_threads(cores)
-    try:
-        yield cores
-    finally:
-        torch.set_num_threads(before)
+def mixed_vectors(vectors: Vectors, rows: int) -> np.ndarray:
+    """``rows`` vectors of all domains in a random order, some of them twice where there are fewer: float32[rows, D]."""
+    all_ND = np.concatenate([vectors_ND[:rows] for vectors_ND in vectors.values()])
+    order = np.random.default_rng(0).permutation(len(all_ND))
+    return np.array(all_ND[np.resize(order, rows)], dtype=np.float32)
 
 
 def _parts(vectors_ND: np.ndarray) -> Iterator[Tensor]:
     for start in range(0, len(vectors_ND), _ROWS):
         yield torch.from_numpy(np.array(vectors_ND[start : start + _ROWS], dtype=np.float32))
-
-
-def _mixed(vectors: Vectors, rows: int) -> Tensor:
-    """``rows`` vectors of all domains in a random order, some of them twice where there are fewer."""
-    all_ND = np.concatenate([vectors_ND[:rows] for vectors_ND in vectors.values()])
-    order = np.random.default_rng(0).permutation(len(all_ND))
-    return torch.from_numpy(np.array(all_ND[np.resize(order, rows)], dtype=np.float32))

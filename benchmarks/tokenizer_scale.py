@@ -158,7 +158,7 @@ def scale_figures(method: str, measured: Mapping[str, Any], note: str) -> dict[s
             measured["peak_rss_bytes"] / _GIB,
             MOST_GIB,
             "GiB",
-            "VmHWM: with pages of the vectors' file that were read, which the system takes back when it needs memory",
+            "VmHWM: with the pages of files that the process had at one time, those of the vectors' file among them",
         ),
         f"fit_seconds_{method}": shown(measured["fit_seconds"], "s", note),
         f"assign_seconds_{method}": shown(measured["assign_seconds"], "s", f"encoding included, {rate:,.0f} items/s"),

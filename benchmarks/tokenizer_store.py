@@ -67,7 +67,7 @@ class StageTime:
         name: of its checkpoint; ``fit`` where a fit tells no stages.
         seconds: of wall time.
         epochs: done when it stopped; None where it counts none.
-        best_epoch_error: the lowest held-out error; None where it evaluates none.
+        best_epoch_error: the lowest held-out value of what it stops by; None where it evaluates none.
     """
 
     name: str

@@ -46,12 +46,13 @@ from benchmarks.tokenizer_measure import (
     count_single_differs,
     measure_cka,
     measure_errors,
-    measure_speed,
     measure_unique,
     measure_use,
+    mixed_vectors,
     of_sizes,
 )
 from benchmarks.tokenizer_sizes import count_parameters
+from benchmarks.tokenizer_speed import measure_speed
 from benchmarks.tokenizer_store import kept, say
 from sidera.embedding import DEFAULT_ENCODER, EncoderSpec
 from sidera.errors import SideraError
@@ -174,17 +175,22 @@ class TokenizerBench:
 
     def _speed(self, fitted: Fitted) -> dict[str, Figure]:
         method, tokenizer = fitted.plan.method, fitted.tokenizer
-        how = {"rows": self.extent.speed_rows, "runs": self.extent.speed_runs}
+        how = {"rows": self.extent.speed_rows, "runs": self.extent.speed_runs, "threads": 1}
+
+        def measured(of: ItemTokenizer) -> dict[str, Any]:
+            mixed_ND = mixed_vectors(self.items.seen, self.extent.speed_rows)
+            return measure_speed(of, mixed_ND, next(iter(self.items.seen)), self.extent.speed_runs)
+
         presets = METHODS[method].presets
         if not presets:
-            speed = self._kept(fitted, "speed", how, lambda: measure_speed(tokenizer, self.items.seen, **how))
+            speed = self._kept(fitted, "speed", how, lambda: measured(tokenizer))
             return speed_figures(method, None, speed)
-        speed = self._kept(fitted, f"speed-{PRESET}", how, lambda: measure_speed(tokenizer, self.items.seen, **how))
+        speed = self._kept(fitted, f"speed-{PRESET}", how, lambda: measured(tokenizer))
         figures = speed_figures(method, PRESET, speed, _layers(tokenizer))
         if _FULL_SIZES in presets:
             full = of_sizes(tokenizer, presets[_FULL_SIZES])
             key = {**how, "sizes": full.config()}
-            speed = self._kept(fitted, f"speed-{_FULL_SIZES}", key, lambda: measure_speed(full, self.items.seen, **how))
+            speed = self._kept(fitted, f"speed-{_FULL_SIZES}", key, lambda: measured(full))
             figures |= speed_figures(method, _FULL_SIZES, speed, f"{_layers(full)}, random weights")
         return figures
 

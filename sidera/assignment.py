@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sidera.disk_arrays import read_rows
 from sidera.errors import DomainFullError, TokenizerError
 from sidera.tokenizers.base import ItemTokenizer
 
@@ -104,9 +105,9 @@ def latents_of(tokenizer: ItemTokenizer, vectors_ND: np.ndarray, domain: str, ro
     for start in range(0, max(len(rows_R), 1), _ROWS):
         part_R = rows_R[start : start + _ROWS]
         stretch = len(part_R) > 0 and bool((np.diff(part_R) == 1).all())  # is read as such, not row by row
-        picked = vectors_ND[part_R[0] : part_R[-1] + 1] if stretch else vectors_ND[part_R]
+        picked_RD = read_rows(vectors_ND, slice(part_R[0], part_R[-1] + 1) if stretch else part_R)
         try:
-            parts.append(tokenizer.latents(torch.from_numpy(np.array(picked, dtype=np.float32)), domain))
+            parts.append(tokenizer.latents(torch.from_numpy(picked_RD.astype(np.float32, copy=False)), domain))
         except TokenizerError as error:
             first = f", counting from row {part_R[0]}" if stretch else ""
             raise TokenizerError(f"domain {domain!r}{first}: {error}") from error
@@ -274,7 +275,9 @@ def _assign_last_level(items: _DomainRows, codes_NL: np.ndarray) -> None:
 def _identical(vectors_ND: np.ndarray) -> int:
     """How many rows equal an earlier row, by 64-bit digests, so that a large array is never sorted or copied."""
     digests_N = np.empty(len(vectors_ND), dtype=np.uint64)
-    for row, vector_D in enumerate(vectors_ND):
-        digest = hashlib.blake2b((vector_D + 0.0).tobytes(), digest_size=8).digest()  # + 0.0: -0 and 0 are one number
-        digests_N[row] = int.from_bytes(digest, "little")
+    for start in range(0, len(vectors_ND), _ROWS):
+        part_RD = read_rows(vectors_ND, slice(start, start + _ROWS)) + 0.0  # -0 and 0 are one number
+        for row, vector_D in enumerate(part_RD, start):
+            digest = hashlib.blake2b(vector_D.tobytes(), digest_size=8).digest()
+            digests_N[row] = int.from_bytes(digest, "little")
     return len(digests_N) - len(np.unique(digests_N))

@@ -10,7 +10,7 @@ import pytest
 import typer
 
 from benchmarks.downstream_data import Domains, World, floor_ranks, read_world
-from benchmarks.downstream_figures import cost_figures, domain_results, quality_figures
+from benchmarks.downstream_figures import cost_figures, domain_results, quality_figures, validation_figures
 from benchmarks.downstream_runs import score_variant, tokenize_variant
 from benchmarks.tokenizer_downstream import Plan, compare, main, read_variants
 from sidera.catalog import CatalogItem, create_catalog
@@ -287,6 +287,25 @@ def test_a_score_is_the_mean_over_seeds_and_its_difference_is_paired_by_target()
         *(f"{metric}_{name}_films" for metric in ("ndcg", "recall") for name in ("rqvae", "other", "popularity")),
         "ndcg_other_minus_rqvae_films",
     }
+
+
+def test_the_score_to_choose_a_variant_by_is_the_kept_epochs_on_validation_targets_mean_over_the_seeds(
+    quick: tuple[dict[str, Any], Path],
+) -> None:
+    scores = {"0": [0.1, 0.3, 0.5], "1": [0.1, 0.4]}
+    models = {
+        seed: {"scores": [{"recall@10": 0.9, "ndcg@10": ndcg} for ndcg in of_seed], "best_epoch": 1}
+        for seed, of_seed in scores.items()
+    }
+    both = validation_figures({"rqvae": {"models": models}})["validation_ndcg_rqvae"]
+    assert both.value == pytest.approx(0.35)
+    assert both.note == "kept epoch 2 of 3, 2 of 2; seeds 0.3000, 0.4000"
+    alone = validation_figures({"rqvae": {"models": {"0": models["0"]}}})["validation_ndcg_rqvae"]
+    assert (alone.value, alone.note) == (0.3, "kept epoch 2 of 3")
+    for name in VARIANTS:
+        of_seeds = quick[0]["variants"][name]["models"].values()
+        expected = np.mean([model["scores"][model["best_epoch"]]["ndcg@10"] for model in of_seeds])
+        assert quick[0]["figures"][f"validation_ndcg_{name}"]["value"] == pytest.approx(expected)
 
 
 def test_costs_are_means_over_the_seeds() -> None:

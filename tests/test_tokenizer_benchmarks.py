@@ -29,13 +29,13 @@ from benchmarks.tokenizer_measure import (
     count_single_differs,
     measure_cka,
     measure_errors,
-    measure_speed,
     measure_unique,
     measure_use,
     of_sizes,
 )
 from benchmarks.tokenizer_scale_child import shared_sids
 from benchmarks.tokenizer_sizes import count_parameters
+from benchmarks.tokenizer_speed import measure_speed
 from benchmarks.tokenizer_store import kept, timed_fit
 from benchmarks.tokenizer_synthetic import SyntheticVectors, write_vectors
 from sidera.embedding import EncoderSpec
@@ -332,12 +332,16 @@ def test_items_whose_latents_depend_on_the_batch_are_counted(tmp_path: Path) -> 
     assert count_single_differs(broken, vectors, 5) == {"differ": 15, "compared": 15}
 
 
-def test_speed_is_measured_with_all_cores_and_threads_are_put_back(tmp_path: Path) -> None:
-    before = torch.get_num_threads()
-    speed = measure_speed(rqkmeans(), bench_items(tmp_path).seen, rows=500, runs=3)
-    assert (speed["rows"], speed["threads"]) == (500, len(os.sched_getaffinity(0)))
+def test_speed_is_measured_in_a_process_of_its_own_with_one_thread(capfd: pytest.CaptureFixture[str]) -> None:
+    vectors = np.random.default_rng(0).standard_normal((500, 8)).astype(np.float32)
+    speed = measure_speed(rqkmeans(), vectors, "films", runs=3)
+    assert (speed["rows"], speed["runs"], speed["threads"]) == (500, 3, 1)
     assert 0 < speed["median"] <= speed["best"]
-    assert torch.get_num_threads() == before
+    assert speed["cpu_median"] > 0
+    vectors[7] = np.nan
+    with pytest.raises(StageError, match="rqkmeans: the process that encodes ended with 1; see above"):
+        measure_speed(rqkmeans(), vectors, "films", runs=3)
+    assert "rows 7 hold NaN" in capfd.readouterr().err
 
 
 def test_a_tokenizer_of_other_sizes_keeps_what_fits() -> None:

@@ -3,10 +3,12 @@
 Knows events and item ids; does not know texts or how a tokenizer uses the vectors. The vectors of a domain are a space
 of their own; an item without a vector has a row of NaN.
 
-Shapes: E events, N item, C width of a domain's CF vectors, L level, Q query items, K neighbours.
+Shapes: E events, U user, N item, C width of a domain's CF vectors, L level, Q query items, K neighbours.
 """
 
+import dataclasses
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +19,22 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 from scipy.sparse import csr_matrix
 from threadpoolctl import threadpool_limits
 
-from training.data import Dataset
-from training.errors import DataError
+from sidera.files import write_atomically
+from training.data import Dataset, DomainData
+from training.errors import DataError, StageError
 from training.progress import track
 from training.split import Events, Part
 
 _QUERIES = 16
 """Items whose neighbours are looked for at a time: memory holds so many rows of similarities to all items."""
+
+KEPT_NAME = "collaborative.safetensors"
+"""The file of fitted vectors."""
 
 CfVectors = Mapping[str, npt.NDArray[np.float32]]
 """float32[N, C] per domain, in the order of its items."""
@@ -53,18 +61,43 @@ class CfSource:
     seed: int
 
 
-def cf_vectors(dataset: Dataset, events: Events, source: CfSource) -> dict[str, npt.NDArray[np.float32]]:
+def cf_vectors(
+    dataset: Dataset, events: Events, source: CfSource, folder: Path | None = None
+) -> dict[str, npt.NDArray[np.float32]]:
     """The CF vectors of all domains, fitted or read.
+
+    Fitted ones are a function of a domain's own train events and the settings: not of other domains, nor of the number
+    of threads. But their last bits are those of the processor's kernels for matrix products.
+
+    Args:
+        dataset: the domains.
+        events: of all domains, split.
+        source: where the vectors come from.
+        folder: fitted ones are kept there, and read back for the same events and settings: what was begun with them
+            goes on with them on any machine that has the folder.
 
     Raises:
         DataError: a file that the user brought is missing, or something in it is not as it must be.
+        StageError: what is kept in the folder cannot be read.
     """
     if source.folder is not None:
         return {
             domain.name: _read(Path(source.folder) / f"{domain.name}.parquet", domain.item_ids)
             for domain in dataset.domains
         }
-    return _fitted(dataset, events, source)
+    taken = {domain.name: _train_matrix(events, number, domain) for number, domain in enumerate(dataset.domains)}
+    digest = _fit_digest(taken, source)
+    kept = None if folder is None else _kept(folder / KEPT_NAME, digest)
+    if kept is not None:
+        return kept
+    vectors = {}
+    with track("collaborative vectors", source.iterations * len(taken)) as advance:
+        for name, events_UN in taken.items():
+            vectors[name] = _item_factors(events_UN, source, advance)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / KEPT_NAME, save(vectors, metadata={"digest": digest}))
+    return vectors
 
 
 def cf_files_digest(source: CfSource | None, names: Sequence[str]) -> str | None:
@@ -81,33 +114,51 @@ def cf_files_digest(source: CfSource | None, names: Sequence[str]) -> str | None
     return digest.hexdigest()
 
 
-def _fitted(dataset: Dataset, events: Events, source: CfSource) -> dict[str, npt.NDArray[np.float32]]:
-    train_E = events.part_E == Part.TRAIN
-    vectors = {}
-    with track("collaborative vectors", source.iterations * len(dataset.domains)) as advance:
-        for number, domain in enumerate(dataset.domains):
-            own_E = train_E & (events.domain_E == number)
-            user_E, item_E = events.user_E[own_E], events.item_E[own_E]
-            vectors[domain.name] = _item_factors(user_E, item_E, len(domain.item_ids), source, advance)
-    return vectors
+def _kept(path: Path, digest: str) -> dict[str, npt.NDArray[np.float32]] | None:
+    """The vectors in a file that were fitted with what the digest is of; None where there are none."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            if file.metadata()["digest"] != digest:
+                return None
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+    except (OSError, KeyError, TypeError, SafetensorError) as error:
+        raise StageError(f"{path} cannot be read ({error}); delete it") from error
 
 
-def _item_factors(
-    user_E: npt.NDArray[np.int32],
-    item_E: npt.NDArray[np.int32],
-    items: int,
-    source: CfSource,
-    advance: Callable[..., None],
-) -> npt.NDArray[np.float32]:
+def _train_matrix(events: Events, number: int, domain: DomainData) -> csr_matrix:
+    """How often which user took which item of a domain in the train part: float32[U, N].
+
+    Users are numbered in the order in which the domain's file names them: their numbers in the dataset depend on the
+    other domains, and the start of the fit on a user's number.
+    """
+    own_E = np.flatnonzero((events.part_E == Part.TRAIN) & (events.domain_E == number))
+    own_E = own_E[np.argsort(events.row_E[own_E])]
+    users = pa.array(events.user_E[own_E]).dictionary_encode()
+    ones_E = np.ones(len(own_E), dtype=np.float32)
+    places = users.indices.to_numpy(), events.item_E[own_E]
+    return csr_matrix((ones_E, places), shape=(len(users.dictionary), len(domain.item_ids)))
+
+
+def _fit_digest(taken: Mapping[str, csr_matrix], source: CfSource) -> str:
+    """sha256 (hex) of all that fitted vectors depend on."""
+    digest = hashlib.sha256(json.dumps(dataclasses.asdict(source), sort_keys=True).encode())
+    for name, events_UN in sorted(taken.items()):
+        digest.update(f"\0{name}\0{events_UN.shape}\0".encode())
+        for array in (events_UN.indptr, events_UN.indices, events_UN.data):
+            digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _item_factors(events_UN: csr_matrix, source: CfSource, advance: Callable[..., None]) -> npt.NDArray[np.float32]:
     """Item factors float32[N, C] of alternating least squares (Hu, Koren and Volinsky, ICDM 2008)."""
     from implicit.cpu.als import AlternatingLeastSquares
 
-    if not len(user_E):
+    items = events_UN.shape[1]
+    if not events_UN.nnz:
         advance(source.iterations)
         return np.full((items, source.dim), np.nan, dtype=np.float32)
-    users, row_E = np.unique(user_E, return_inverse=True)
-    ones_E = np.ones(len(row_E), dtype=np.float32)
-    events_UN = csr_matrix((ones_E, (row_E, item_E)), shape=(len(users), items))
     # The library shares rows out to threads itself; threads of BLAS below those slow it down, and it warns of them.
     with threadpool_limits(1, "blas"):
         model = AlternatingLeastSquares(
@@ -119,7 +170,7 @@ def _item_factors(
         )
         model.fit(events_UN, show_progress=False, callback=lambda *_: advance(1))
     factors_NC = np.array(model.item_factors, dtype=np.float32)
-    factors_NC[np.bincount(item_E, minlength=items) == 0] = np.nan
+    factors_NC[np.bincount(events_UN.indices, minlength=items) == 0] = np.nan
     return factors_NC
 
 

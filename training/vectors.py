@@ -18,6 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from sidera.disk_arrays import release
 from sidera.embedding import TextEncoder, embedder_identity, item_texts
 from sidera.errors import EmbeddingError
 from sidera.files import write_atomically
@@ -80,6 +81,7 @@ def item_vectors(domain: DomainItems, encoder: TextEncoder, folder: Path) -> np.
             kept.add(path.name)
             rows_M = order_N[begins[start // SHARD_TEXTS] : begins[start // SHARD_TEXTS + 1]]
             vectors_ND[rows_M] = _shard(path, shard, encoder, advance)[text_N[rows_M] - start]
+            release(vectors_ND)
     for path in home.glob("shard-*.safetensors"):
         if path.name not in kept:
             path.unlink()

@@ -125,6 +125,18 @@ class ItemTokenizer(nn.Module, ABC):
         return capacity
 
 
+def config_fields(config: Mapping[str, Any], *names: str) -> list[Any]:
+    """The values of a tokenizer config's fields, in the order of their names.
+
+    Raises:
+        TokenizerError: a field is missing.
+    """
+    missing = [name for name in names if name not in config]
+    if missing:
+        raise TokenizerError(f"the tokenizer config has no field {missing[0]!r}")
+    return [config[name] for name in names]
+
+
 def check_vectors(vectors_ND: Tensor, dim: int) -> None:
     """Refuse what is not float[N, dim] of finite numbers.
 

@@ -8,6 +8,7 @@ Shapes: N item, D item vector dim, d latent dim, K domain, R rows of one chunk, 
 r rank of the adapters.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
@@ -23,25 +24,45 @@ SHARE_WITHOUT_ROUTER = 0.5
 """alpha of every item where there is no router."""
 
 
-class EncoderAdapters(nn.Module):
-    """Low-rank changes (LoRA, arXiv 2106.09685) of every linear layer of an encoder, one set per domain.
+class DomainAdapter(nn.Module):
+    """A low-rank change (LoRA, arXiv 2106.09685) of every linear layer of an encoder.
 
-    Domain k's layer gives W x + b + (alpha / r) up_k down_k x. ``up`` starts at zero, so that nothing changes at first.
+    A layer gives W x + b + (alpha / r) up down x. ``up`` starts at zero, so that nothing changes at first.
 
     Attributes:
-        down: float32[K, r, i] of each layer.
-        up: float32[K, o, r] of each layer.
+        down: float32[r, i] of each layer.
+        up: float32[o, r] of each layer.
+    """
+
+    def __init__(self, layers: Sequence[nn.Linear], rank: int) -> None:
+        super().__init__()
+        self.down = nn.ParameterList(nn.Parameter(torch.empty(rank, layer.in_features)) for layer in layers)
+        self.up = nn.ParameterList(nn.Parameter(torch.zeros(layer.out_features, rank)) for layer in layers)
+        for down_ri in self.down:
+            nn.init.uniform_(down_ri, -(down_ri.shape[1] ** -0.5), down_ri.shape[1] ** -0.5)
+
+    def forward(self, read_Ni: Tensor, layer: int) -> Tensor:
+        """up down x at one of the linear layers: float32[N, o]."""
+        change_No: Tensor = (read_Ni @ self.down[layer].T) @ self.up[layer].T
+        return change_No
+
+
+class EncoderAdapters(nn.Module):
+    """An adapter of an encoder for each domain.
+
+    Each has parameters of its own, not a row of common ones: an optimizer leaves alone what has no gradient, so the
+    adapter of a domain stays as it is, momentum and weight decay included, in a step without items of that domain.
+
+    Attributes:
+        of_domain: the adapters, in the order of the domains.
         scale: alpha / r.
     """
 
     def __init__(self, encoder: nn.Sequential, domains: int, rank: int, alpha: float) -> None:
         super().__init__()
         layers = [layer for layer in encoder if isinstance(layer, nn.Linear)]
-        self.down = nn.ParameterList(nn.Parameter(torch.empty(domains, rank, layer.in_features)) for layer in layers)
-        self.up = nn.ParameterList(nn.Parameter(torch.zeros(domains, layer.out_features, rank)) for layer in layers)
+        self.of_domain = nn.ModuleList(DomainAdapter(layers, rank) for _ in range(domains))
         self.scale = alpha / rank
-        for down_Kri in self.down:
-            nn.init.uniform_(down_Kri, -(down_Kri.shape[2] ** -0.5), down_Kri.shape[2] ** -0.5)
 
     def forward(
         self,
@@ -59,16 +80,15 @@ class EncoderAdapters(nn.Module):
             dropout: of what the adapters read.
         """
         hidden_Ni = inputs_ND
-        adapted = zip(self.down, self.up, strict=True)
+        adapted = itertools.count()
         for layer in encoder:
             if not isinstance(layer, nn.Linear):
                 hidden_Ni = layer(hidden_Ni)
                 continue
-            down_Kri, up_Kor = next(adapted)
-            downs, ups = down_Kri.unbind(), up_Kor.unbind()
+            number = next(adapted)
             read_Ni = hidden_Ni if dropout is None else dropout(hidden_Ni)
             parts = zip(items_of, read_Ni.split(list(items_of.values())), strict=True)
-            changes = [(part_Ni @ downs[domain].T) @ ups[domain].T for domain, part_Ni in parts]
+            changes = [self.of_domain[domain](part_Ni, number) for domain, part_Ni in parts]
             hidden_Ni = layer(hidden_Ni) + self.scale * torch.cat(changes)
         return hidden_Ni
 

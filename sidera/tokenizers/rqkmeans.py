@@ -4,7 +4,7 @@ What is quantised are the item vectors' coordinates along the leading principal 
 The other axes hold little that many items share: residuals along them drown what tells similar items apart, and on
 text vectors a third to a quarter as many items collide without them. ``axes_Dd`` may also be the identity.
 
-Shapes: N item, D item vector dim, d latent dim, L level, l prefix length, V codebook size.
+Shapes: N item, D item vector dim, d latent dim, L level, R rows of a chunk.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,12 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from sidera.errors import TokenizerError
-from sidera.tokenizers.base import ItemTokenizer, check_vectors
+from sidera.tokenizers.base import check_vectors, config_fields
 from sidera.tokenizers.residual import ResidualQuantiser, in_chunks
+from sidera.tokenizers.residual_tokenizer import ResidualTokenizer
 
 
-class RqKMeans(ItemTokenizer):
+class RqKMeans(ResidualTokenizer):
     """A linear projection and the residual quantiser.
 
     Attributes:
@@ -51,31 +51,13 @@ class RqKMeans(ItemTokenizer):
         Raises:
             TokenizerError: a size is missing.
         """
-        try:
-            return cls(config["dim"], config["codebook_sizes"], config["latent_dim"])
-        except KeyError as error:
-            raise TokenizerError(f"the tokenizer config has no field {error}") from None
+        return cls(*config_fields(config, "dim", "codebook_sizes", "latent_dim"))
 
     @torch.inference_mode()
     def latents(self, vectors_ND: Tensor, domain: str) -> Tensor:
         """The coordinates along the axes, float32[N, d]; the same for every domain."""
         check_vectors(vectors_ND, self.dim)
         return in_chunks(lambda chunk_RD: (chunk_RD - self.shift_D) @ self.axes_Dd, vectors_ND.float())
-
-    @torch.inference_mode()
-    def distances(self, latents_Nd: Tensor, prefix_Nl: Tensor) -> Tensor:
-        """Squared distances of the residuals to the codes of the next level: float32[N, V]."""
-        return self.quantiser.distances(latents_Nd, prefix_Nl)
-
-    @torch.inference_mode()
-    def nearest_codes(self, latents_Nd: Tensor) -> Tensor:
-        """The nearest code at each level: int64[N, L]."""
-        return self.quantiser.nearest_codes(latents_Nd)
-
-    @torch.inference_mode()
-    def quantised(self, codes_NL: Tensor) -> Tensor:
-        """The chosen codes' sum: float32[N, d]."""
-        return self.quantiser.lookup(codes_NL)
 
     @torch.inference_mode()
     def reconstruct(self, codes_NL: Tensor) -> Tensor:

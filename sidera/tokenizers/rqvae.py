@@ -3,7 +3,7 @@
 Item vectors are shifted and scaled to mean 0 and mean squared component 1 before the encoder, and back after the
 decoder: components of normalised text vectors are tiny, and losses and k-means would be too.
 
-Shapes: N item, D item vector dim, d latent dim, L level, l prefix length, V codebook size.
+Shapes: N item, D item vector dim, d latent dim, L level, R rows of a chunk.
 """
 
 import itertools
@@ -13,9 +13,9 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from sidera.errors import TokenizerError
-from sidera.tokenizers.base import ItemTokenizer, check_vectors
+from sidera.tokenizers.base import ItemTokenizer, check_vectors, config_fields
 from sidera.tokenizers.residual import ResidualQuantiser, in_chunks
+from sidera.tokenizers.residual_tokenizer import ResidualTokenizer
 
 
 def multilayer_perceptron(sizes: Sequence[int]) -> nn.Sequential:
@@ -55,7 +55,7 @@ class Autoencoder(ItemTokenizer):
         return (vectors_ND - self.shift_D) / self.scale
 
 
-class RqVae(Autoencoder):
+class RqVae(ResidualTokenizer, Autoencoder):
     """Encoder, residual quantiser, decoder."""
 
     method: ClassVar[str] = "rqvae"
@@ -81,31 +81,13 @@ class RqVae(Autoencoder):
         Raises:
             TokenizerError: a size is missing.
         """
-        try:
-            return cls(config["dim"], config["codebook_sizes"], config["latent_dim"], config["hidden_sizes"])
-        except KeyError as error:
-            raise TokenizerError(f"the tokenizer config has no field {error}") from None
+        return cls(*config_fields(config, "dim", "codebook_sizes", "latent_dim", "hidden_sizes"))
 
     @torch.inference_mode()
     def latents(self, vectors_ND: Tensor, domain: str) -> Tensor:
         """The encoder's output, float32[N, d]; the same for every domain."""
         check_vectors(vectors_ND, self.dim)
         return in_chunks(lambda chunk_RD: self.encoder(self.standardise(chunk_RD)), vectors_ND.float())
-
-    @torch.inference_mode()
-    def distances(self, latents_Nd: Tensor, prefix_Nl: Tensor) -> Tensor:
-        """Squared distances of the residuals to the codes of the next level: float32[N, V]."""
-        return self.quantiser.distances(latents_Nd, prefix_Nl)
-
-    @torch.inference_mode()
-    def nearest_codes(self, latents_Nd: Tensor) -> Tensor:
-        """The nearest code at each level: int64[N, L]."""
-        return self.quantiser.nearest_codes(latents_Nd)
-
-    @torch.inference_mode()
-    def quantised(self, codes_NL: Tensor) -> Tensor:
-        """The chosen codes' sum: float32[N, d]."""
-        return self.quantiser.lookup(codes_NL)
 
     @torch.inference_mode()
     def reconstruct(self, codes_NL: Tensor) -> Tensor:

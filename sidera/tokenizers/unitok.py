@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from sidera.errors import TokenizerError
-from sidera.tokenizers.base import CodebookGroup, check_vectors
+from sidera.tokenizers.base import CodebookGroup, check_vectors, config_fields
 from sidera.tokenizers.expert_chains import ExpertChains
 from sidera.tokenizers.residual import ResidualQuantiser, in_chunks, squared_distances
 from sidera.tokenizers.rqvae import Autoencoder
@@ -129,20 +129,9 @@ class UniTok(Autoencoder):
         Raises:
             TokenizerError: a field is missing.
         """
-        try:
-            return cls(
-                config["dim"],
-                config["chain_sizes"],
-                config["latent_dim"],
-                config["hidden_sizes"],
-                config["expert_names"],
-                shared_expert=config["shared_expert"],
-                shared_levels=config["shared_levels"],
-                shared_reads=config["shared_reads"],
-                expert_id=config["expert_id"],
-            )
-        except KeyError as error:
-            raise TokenizerError(f"the tokenizer config has no field {error}") from None
+        sizes = config_fields(config, "dim", "chain_sizes", "latent_dim", "hidden_sizes", "expert_names")
+        reading = ("shared_expert", "shared_levels", "shared_reads", "expert_id")
+        return cls(*sizes, **dict(zip(reading, config_fields(config, *reading), strict=True)))
 
     @torch.inference_mode()
     def latents(self, vectors_ND: Tensor, domain: str) -> Tensor:

@@ -1,6 +1,10 @@
 """Collaborative-filtering vectors: fitted on the train part alone, or read from files of one's own."""
 
+import dataclasses
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import training.collaborative
 from sidera.loading import load_bundle
 from tests import tiny
-from training.collaborative import CfSource, cf_files_digest, cf_vectors, shared_prefixes
+from training.collaborative import CfSource, _item_factors, cf_files_digest, cf_vectors, shared_prefixes
 from training.config import TrainConfig, load_config
 from training.data import Dataset, DomainData, read_dataset
-from training.errors import DataError
+from training.errors import DataError, StageError
 from training.pipeline import train
 from training.split import Part, split_events
 
@@ -82,10 +87,56 @@ def test_items_of_the_same_users_are_near_and_of_others_far() -> None:
 def test_a_domain_s_vectors_depend_on_its_own_events_and_settings_alone_and_come_out_the_same_again() -> None:
     walks = random_walks()
     alone = fitted(dataset({"films": walks}))["films"]
-    beside = fitted(dataset({"books": random_walks(5), "films": walks}))["films"]
-    assert np.array_equal(alone, beside, equal_nan=True)
-    other = CfSource(folder=None, dim=4, iterations=10, regularization=0.01, confidence=20.0, seed=1)
+    beside = dataset({"books": random_walks(5), "films": walks})
+    backwards = np.arange(len(beside.users), dtype=np.int32)[::-1]
+    renumbered = [dataclasses.replace(domain, user_E=backwards[domain.user_E]) for domain in beside.domains]
+    beside = dataclasses.replace(beside, domains=tuple(renumbered))
+    assert np.array_equal(alone, fitted(beside)["films"], equal_nan=True)
+    other = dataclasses.replace(SOURCE, seed=1)
     assert not np.array_equal(alone, fitted(dataset({"films": walks}), other)["films"], equal_nan=True)
+
+
+def test_processes_of_other_numbers_of_threads_and_hash_seeds_make_the_same_vectors() -> None:
+    program = (
+        "import hashlib; from tests.training.test_collaborative import *; "
+        "walks = [np.random.default_rng(user).integers(300, size=20).tolist() for user in range(40)]; "
+        "print(hashlib.sha256(fitted(dataset({'films': walks}, 300))['films'].tobytes()).hexdigest())"
+    )
+    made = set()
+    for threads in ("1", "3"):
+        limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PYTHONHASHSEED"), threads)
+        run = subprocess.run(
+            [sys.executable, "-c", program], env=os.environ | limits, capture_output=True, text=True, check=True
+        )
+        made.add(run.stdout)
+    assert len(made) == 1
+    assert len(made.pop()) == 65
+
+
+def test_fitted_vectors_are_kept_so_that_a_fit_goes_on_with_them_where_products_round_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = dataset({"films": random_walks(), "books": random_walks(1)})
+    first = cf_vectors(data, split_events(data), SOURCE, tmp_path / "work")
+    monkeypatch.setattr(
+        training.collaborative, "_item_factors", lambda *rest, made=_item_factors: made(*rest) * np.float32(1 + 1e-6)
+    )
+    assert not np.array_equal(fitted(data)["films"], first["films"], equal_nan=True)
+    again = cf_vectors(data, split_events(data), SOURCE, tmp_path / "work")
+    assert sorted(again) == ["books", "films"]
+    assert all(np.array_equal(again[name], first[name], equal_nan=True) for name in first)
+    other = dataset({"films": random_walks(), "books": random_walks(2)})
+    for events, source in ((other, SOURCE), (data, dataclasses.replace(SOURCE, iterations=11))):
+        made = cf_vectors(events, split_events(events), source, tmp_path / "work")["books"]
+        assert np.array_equal(made, fitted(events, source)["books"], equal_nan=True)
+
+
+def test_kept_vectors_that_are_damaged_are_refused_by_file(tmp_path: Path) -> None:
+    data = dataset({"films": random_walks()})
+    cf_vectors(data, split_events(data), SOURCE, tmp_path)
+    (tmp_path / "collaborative.safetensors").write_bytes(b"torn")
+    with pytest.raises(StageError, match=r"collaborative\.safetensors cannot be read .*; delete it"):
+        cf_vectors(data, split_events(data), SOURCE, tmp_path)
 
 
 def brought(folder: Path, ids: list[str], vectors: Any, name: str = "films") -> CfSource:
@@ -182,6 +233,7 @@ def test_a_run_with_letter_learns_the_events_of_its_train_part_and_reports_what_
     read = read_dataset(data)
     books = cf_vectors(read, split_events(read), CfSource(None, 4, 15, 0.01, 20.0, 0))["books"]
     assert shared["all"]["items"] == int(np.isfinite(books).all(axis=1).sum())
+    assert (tmp_path / "bundle.work" / "tokenizer" / "collaborative.safetensors").is_file()
 
 
 def test_a_run_with_vectors_of_one_s_own_is_kept_until_their_content_changes(

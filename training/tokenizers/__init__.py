@@ -13,12 +13,12 @@ from pydantic import TypeAdapter, ValidationError
 from sidera.tokenizers import ItemTokenizer
 from training.collaborative import CfVectors
 from training.errors import ConfigError
+from training.tokenizers.autoencoder import PRESETS as AUTOENCODER_PRESETS
 from training.tokenizers.common import TokenizerConfig
 from training.tokenizers.gencdr import fit_gencdr
 from training.tokenizers.gencdr_config import GenCdrConfig
 from training.tokenizers.letter import LetterConfig, fit_letter
 from training.tokenizers.rqkmeans import RqKMeansConfig, fit_rqkmeans
-from training.tokenizers.rqvae import PRESETS as RQVAE_PRESETS
 from training.tokenizers.rqvae import RqVaeConfig, fit_rqvae
 from training.tokenizers.unitok import fit_unitok
 from training.tokenizers.unitok_config import PRESETS as UNITOK_PRESETS
@@ -44,13 +44,15 @@ class Method:
 
 
 METHODS: dict[str, Method] = {
-    "rqvae": Method(RqVaeConfig, RQVAE_PRESETS, lambda vectors, config, folder, _: fit_rqvae(vectors, config, folder)),
+    "rqvae": Method(
+        RqVaeConfig, AUTOENCODER_PRESETS, lambda vectors, config, folder, _: fit_rqvae(vectors, config, folder)
+    ),
     "rqkmeans": Method(RqKMeansConfig, {}, lambda vectors, config, folder, _: fit_rqkmeans(vectors, config, folder)),
     "letter": Method(
-        LetterConfig, RQVAE_PRESETS, lambda vectors, config, folder, cf: fit_letter(vectors, cf, config, folder)
+        LetterConfig, AUTOENCODER_PRESETS, lambda vectors, config, folder, cf: fit_letter(vectors, cf, config, folder)
     ),
     "gencdr": Method(
-        GenCdrConfig, RQVAE_PRESETS, lambda vectors, config, folder, _: fit_gencdr(vectors, config, folder)
+        GenCdrConfig, AUTOENCODER_PRESETS, lambda vectors, config, folder, _: fit_gencdr(vectors, config, folder)
     ),
     "unitok": Method(
         UniTokConfig, UNITOK_PRESETS, lambda vectors, config, folder, _: fit_unitok(vectors, config, folder)

@@ -12,6 +12,7 @@ import torch
 from pydantic import ConfigDict
 from torch import Tensor
 
+from sidera.disk_arrays import read_rows
 from sidera.tokenizers import ItemTokenizer
 from training.collaborative import CfSource
 from training.errors import ConfigError, DataError
@@ -96,8 +97,8 @@ def check_item_vectors(vectors_ND: np.ndarray, name: str) -> None:
         )
     bad: list[int] = []
     for start in range(0, len(vectors_ND), _ROWS):
-        part_ND = vectors_ND[start : start + _ROWS]
-        bad += (start + np.flatnonzero(~np.isfinite(part_ND).all(axis=1))).tolist()
+        part_RD = read_rows(vectors_ND, slice(start, start + _ROWS))
+        bad += (start + np.flatnonzero(~np.isfinite(part_RD).all(axis=1))).tolist()
     if bad:
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
         rows = ", ".join(map(str, bad[:5]))
@@ -115,6 +116,7 @@ class FitItems:
         train_number_N: int64[N] their numbers.
         validation_ND: float32[N, D] vectors of held-out items; of the training items where there is only one item.
         validation_domain_N: int64[N] the index of their domain.
+        validation_number_N: int64[N] their numbers.
         digest: sha256 (hex) over all of these.
     """
 
@@ -124,6 +126,7 @@ class FitItems:
     train_number_N: Tensor
     validation_ND: Tensor
     validation_domain_N: Tensor
+    validation_number_N: Tensor
     digest: str
 
     @property
@@ -174,7 +177,7 @@ def draw_items(vectors_by_domain: Mapping[str, np.ndarray], config: TokenizerCon
         for domain, name in enumerate(names):
             own_N = domain_N == domain
             for part_R in np.array_split(np.flatnonzero(own_N), own_N.sum() // _ROWS + 1):
-                rows_ND[part_R] = vectors_by_domain[name][number_N[part_R] - starts[domain]]
+                rows_ND[part_R] = read_rows(vectors_by_domain[name], number_N[part_R] - starts[domain])
         digest.update(np.ascontiguousarray(number_N).data)
         digest.update(rows_ND.data)
         gathered += [torch.from_numpy(rows_ND), torch.from_numpy(domain_N)]
@@ -186,6 +189,7 @@ def draw_items(vectors_by_domain: Mapping[str, np.ndarray], config: TokenizerCon
         torch.from_numpy(train_N),
         validation_ND,
         validation_domain_N,
+        torch.from_numpy(validation_N),
         digest.hexdigest(),
     )
 

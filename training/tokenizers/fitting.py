@@ -203,6 +203,7 @@ class Fit(ABC):
             state = torch.load(self.checkpoint, weights_only=True)
             if state["digest"] != self.digest:
                 return
+            self._check_names(state["module"])
             self.module.load_state_dict(state["module"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.best = state["best"]
@@ -212,6 +213,12 @@ class Fit(ABC):
             self.take_more_state(state["more"])
         except Exception as error:
             raise StageError(f"checkpoint {self.checkpoint} cannot be read ({error}); delete it") from error
+
+    def _check_names(self, tensors: Mapping[str, Tensor]) -> None:
+        """Refuse the tensors of another version of the module before any of them is loaded."""
+        other = sorted(tensors.keys() ^ self.module.state_dict().keys())
+        if other:
+            raise ValueError(f"another version of the program wrote it: only one of the two has {other[0]!r}")
 
     def _save(self) -> None:
         buffer = io.BytesIO()

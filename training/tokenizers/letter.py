@@ -5,7 +5,7 @@ vectors, so that items which the same users take get similar codes. The diversit
 codebook evenly, so that items spread over them. ``cf_weight: 0`` and ``diversity_weight: 0`` are the paper's ablations
 of the two; with both, the fit is that of an RQ-VAE, bit for bit.
 
-Shapes: N item, B batch, d latent dim, V codebook size, C width of a domain's CF vectors.
+Shapes: N item, B batch, L level, d latent dim, V codebook size, C width of a domain's CF vectors.
 """
 
 import hashlib
@@ -17,13 +17,15 @@ from typing import Any
 import numpy as np
 import torch
 from k_means_constrained import KMeansConstrained
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from sidera.tokenizers.letter import Letter
 from sidera.tokenizers.rqvae import RqVae
 from training.collaborative import CfSource, CfVectors
 from training.errors import ConfigError, DataError
+from training.tokenizers.autoencoder import encoded
+from training.tokenizers.cf_alignment import CfAlignment
 from training.tokenizers.common import FitItems, check, draw_items, settings_digest
 from training.tokenizers.quantisation import Quantised
 from training.tokenizers.rqvae import RqVaeConfig, RqVaeFit
@@ -96,7 +98,7 @@ def fit_letter(
 ) -> RqVae:
     """Fit LETTER, or go on where a killed fit of the same input stopped; resumes as exactly as an RQ-VAE's.
 
-    It stops, and chooses its weights, by the held-out reconstruction error, as an RQ-VAE.
+    It stops, and chooses its weights, by the held-out value of what it trades: reconstruction error + alpha L_CF.
 
     Args:
         vectors_by_domain: float[N, D] item vectors each.
@@ -130,7 +132,7 @@ class LetterFit(RqVaeFit):
         self.clustered_at = -1
         self.cf_digest = ""
         if config.cf_weight:
-            self.alignment = CfAlignment(config.latent_dim, cf, drawn.train_number_N.numpy(), config.cf_temperature)
+            self.alignment = CfAlignment(config.latent_dim, cf, config.cf_temperature)
             self.optimizer.add_param_group({"params": list(self.alignment.parameters()), "weight_decay": 0.0})
             digest = hashlib.sha256()
             for cf_NC in cf:
@@ -147,7 +149,8 @@ class LetterFit(RqVaeFit):
         if made is None:
             return loss, made
         if self.alignment is not None:
-            loss = loss + self.config.cf_weight * self.alignment(rows_B, made.straight_through_Bd)
+            numbers_B = self.drawn.train_number_N[rows_B]
+            loss = loss + self.config.cf_weight * self.alignment(numbers_B, made.straight_through_Bd)
         if self.config.diversity_weight:
             self._cluster_when_due()
             for codebook_Vd, codes_B, cluster_V in zip(
@@ -156,6 +159,26 @@ class LetterFit(RqVaeFit):
                 mates_B = cluster_mates(codes_B, cluster_V, generator)
                 loss = loss + self.config.diversity_weight * diversity_loss(codebook_Vd, codes_B, mates_B)
         return loss, made
+
+    def held_out_error(self) -> float:
+        """Reconstruction error + alpha L_CF: by the error alone, a fit would stop while its codes still turn to the CF
+        vectors, and choose weights from before they did. L_Div is left out: it is one of codebooks, not of items.
+        """
+        error = super().held_out_error()
+        if self.alignment is None:
+            return error
+        return error + self.config.cf_weight * self.held_out_contrast(self.alignment)
+
+    @torch.no_grad()
+    def held_out_contrast(self, alignment: CfAlignment) -> float:
+        """L_CF of the held-out items, in batches of a step's size that are the same at every evaluation."""
+        drawn, total = self.drawn, 0.0
+        shuffled = torch.Generator().manual_seed(self.config.seed)
+        for rows_B in torch.randperm(len(drawn.validation_ND), generator=shuffled).split(self.config.batch_size):
+            codes_BL = self.model.nearest_codes(encoded(self.model, drawn.validation_ND[rows_B]))
+            contrast = alignment(drawn.validation_number_N[rows_B], self.model.quantised(codes_BL))
+            total += len(rows_B) * contrast.item()
+        return total / len(drawn.validation_ND)
 
     def _cluster_when_due(self) -> None:
         due = (self.epoch - self.schedule.warm_up) // self.config.diversity_every
@@ -178,71 +201,6 @@ class LetterFit(RqVaeFit):
         if self.alignment is not None:
             self.alignment.load_state_dict(state["alignment"])
         self.clusters, self.clustered_at = state["clusters"], state["clustered_at"]
-
-
-class CfAlignment(nn.Module):
-    """The collaborative loss of a batch: InfoNCE between quantised and CF vectors.
-
-    A domain's CF vectors are a space of their own, so items are contrasted with items of their domain, and each domain
-    has a rotation of the quantised vectors into its space, learned beside them: it turns axes that mean nothing and
-    bends nothing, so the codes must follow. Cosines over a temperature stand for the paper's inner products: the length
-    of a CF vector says how popular an item is, not what it is like.
-    """
-
-    domain_N: Tensor
-    row_N: Tensor
-
-    def __init__(self, latent_dim: int, cf: list[np.ndarray], number_N: np.ndarray, temperature: float) -> None:
-        """Take the CF vectors of all items.
-
-        Args:
-            latent_dim: width of the quantised vectors.
-            cf: float[N, C] of each domain, rows of NaN for items without one, which take no part.
-            number_N: which items of all domains, one domain after the other, the fit has; rows of batches count these.
-            temperature: by which cosines are divided.
-        """
-        super().__init__()
-        self.temperature = temperature
-        has = [np.isfinite(cf_NC).all(axis=1) for cf_NC in cf]
-        domain_N = np.concatenate([np.where(has_N, domain, -1) for domain, has_N in enumerate(has)])
-        row_N = np.concatenate([np.arange(len(cf_NC)) for cf_NC in cf])
-        self.cf = [torch.from_numpy(np.array(cf_NC, dtype=np.float32)) for cf_NC in cf]
-        self.domain_N = torch.from_numpy(domain_N[number_N])
-        self.row_N = torch.from_numpy(row_N[number_N])
-        self.rotations = nn.ModuleList(Rotation(latent_dim, cf_NC.shape[1]) for cf_NC in cf)
-
-    def forward(self, rows_B: Tensor, quantised_Bd: Tensor) -> Tensor:
-        """The mean over the items that have a CF vector; 0 where none has."""
-        domain_B, row_B = self.domain_N[rows_B], self.row_N[rows_B]
-        total, counted = quantised_Bd.new_zeros(()), 0
-        for domain in domain_B[domain_B >= 0].unique().tolist():
-            own_B = domain_B == domain
-            cf_Bc = self.cf[domain][row_B[own_B]]
-            total = total + len(cf_Bc) * info_nce(self.rotations[domain](quantised_Bd[own_B]), cf_Bc, self.temperature)
-            counted += len(cf_Bc)
-        return total / max(counted, 1)
-
-
-class Rotation(nn.Module):
-    """A rotation from one width to another: padded with zeros to the larger one, turned, cut to the one wanted.
-
-    It starts as the identity. Skew-symmetric matrices are what rotations are the exponentials of.
-    """
-
-    def __init__(self, width: int, width_out: int) -> None:
-        super().__init__()
-        self.width, self.width_out = width, width_out
-        self.skew = nn.Parameter(torch.zeros(max(width, width_out), max(width, width_out)))
-
-    def forward(self, vectors_Bd: Tensor) -> Tensor:
-        """float[B, width] -> float[B, width_out]"""
-        return vectors_Bd @ torch.matrix_exp(self.skew - self.skew.T)[: self.width, : self.width_out]
-
-
-def info_nce(vectors_BC: Tensor, others_BC: Tensor, temperature: float) -> Tensor:
-    """-mean_i log softmax_j(cos(vectors_i, others_j) / temperature) at j = i."""
-    similarity_BB = F.normalize(vectors_BC, dim=1) @ F.normalize(others_BC, dim=1).T
-    return F.cross_entropy(similarity_BB / temperature, torch.arange(len(vectors_BC)))
 
 
 def diversity_loss(codebook_Vd: Tensor, codes_B: Tensor, mates_B: Tensor) -> Tensor:

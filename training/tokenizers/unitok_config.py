@@ -5,11 +5,11 @@ from typing import Any, Literal
 
 from sidera.tokenizers.unitok import ExpertId, SharedReads
 from training.errors import ConfigError
+from training.tokenizers.autoencoder import PRESETS as AUTOENCODER_PRESETS
+from training.tokenizers.autoencoder import AutoencoderConfig
 from training.tokenizers.common import check
-from training.tokenizers.rqvae import PRESETS as RQVAE_PRESETS
-from training.tokenizers.rqvae import AutoencoderConfig
 
-PRESETS: dict[str, dict[str, Any]] = RQVAE_PRESETS | {
+PRESETS: dict[str, dict[str, Any]] = AUTOENCODER_PRESETS | {
     "paper": {"hidden_sizes": (2048, 1024, 512, 256, 128, 64), "latent_dim": 32}
 }
 """Encoder sizes by name; ``paper`` are those of the paper."""

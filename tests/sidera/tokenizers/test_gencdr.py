@@ -33,11 +33,18 @@ def random_gencdr(
         tokenizer.shift_D.normal_()
         tokenizer.scale.fill_(0.7)
         if tokenizer.adapters is not None:
-            for up in tokenizer.adapters.up:
-                torch.nn.init.normal_(up, std=0.3)
+            for domain in range(len(domains)):
+                for up in of_adapter(tokenizer.adapters, domain, "up"):
+                    torch.nn.init.normal_(up, std=0.3)
         if isinstance(tokenizer.router, ItemRouter):
             torch.nn.init.normal_(tokenizer.router.output.weight)
     return tokenizer.eval().requires_grad_(False)
+
+
+def of_adapter(adapters: EncoderAdapters, domain: int, kind: str) -> list[torch.Tensor]:
+    """``down`` or ``up`` of each layer, of one domain."""
+    named = adapters.of_domain[domain].named_parameters()
+    return [parameter for name, parameter in named if name.startswith(f"{kind}.")]
 
 
 def random_vectors(items: int, dim: int = 48) -> torch.Tensor:
@@ -59,11 +66,12 @@ def test_a_known_domain_quantises_what_the_definition_of_both_ways_and_the_route
     assert isinstance(tokenizer.router, ItemRouter)
     vectors = random_vectors(9)
     universal = adapted = ((vectors - tokenizer.shift_D) / 0.7).double()
-    for layer, down, up in zip((0, 2), tokenizer.adapters.down, tokenizer.adapters.up, strict=True):
+    downs, ups = (of_adapter(tokenizer.adapters, number, kind) for kind in ("down", "up"))
+    for layer, down, up in zip((0, 2), downs, ups, strict=True):
         linear = tokenizer.encoder[layer]
         assert isinstance(linear, torch.nn.Linear)
         weight, bias = linear.weight.double(), linear.bias.double()
-        changed = weight + 6.0 / 4 * up[number].double() @ down[number].double()
+        changed = weight + 6.0 / 4 * up.double() @ down.double()
         universal, adapted = universal @ weight.T + bias, adapted @ changed.T + bias
         if layer == 0:
             universal, adapted = universal.relu(), adapted.relu()
@@ -114,14 +122,13 @@ def test_new_adapters_change_nothing_and_hang_on_every_linear_layer() -> None:
     vectors = random_vectors(9, 20)
     for domain in range(3):
         assert torch.equal(adapters(encoder, vectors, {domain: 9}), encoder(vectors))
-    assert [down.shape for down in adapters.down] == [(3, 4, 20), (3, 4, 10), (3, 4, 8)]
-    assert [up.shape for up in adapters.up] == [(3, 10, 4), (3, 8, 4), (3, 6, 4)]
-    for layer in range(3):
-        with torch.no_grad():
-            adapters.up[layer][1].normal_()
+        assert [down.shape for down in of_adapter(adapters, domain, "down")] == [(4, 20), (4, 10), (4, 8)]
+        assert [up.shape for up in of_adapter(adapters, domain, "up")] == [(10, 4), (8, 4), (6, 4)]
+    for up in of_adapter(adapters, 1, "up"):
+        torch.nn.init.normal_(up)
         assert not torch.equal(adapters(encoder, vectors, {1: 9}), encoder(vectors))
         assert torch.equal(adapters(encoder, vectors, {2: 9}), encoder(vectors))
-        torch.nn.init.zeros_(adapters.up[layer])
+        torch.nn.init.zeros_(up)
 
 
 def test_items_of_several_domains_at_once_get_what_each_domain_alone_gives() -> None:

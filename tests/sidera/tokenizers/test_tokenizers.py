@@ -35,7 +35,8 @@ def random_gencdr(sizes: tuple[int, ...] = (8, 5, 16), dim: int = 48, seed: int 
         torch.manual_seed(seed)
         tokenizer = GenCdr(dim, sizes, 12, [24], ["a"], adapter_rank=8, router_hidden=16)
         assert tokenizer.adapters is not None
-        for drawn in (*tokenizer.quantiser.codebooks, *tokenizer.adapters.up):
+        ups = [drawn for name, drawn in tokenizer.adapters.named_parameters() if ".up." in name]
+        for drawn in (*tokenizer.quantiser.codebooks, *ups):
             torch.nn.init.normal_(drawn, std=0.3)
         tokenizer.shift_D.normal_()
         tokenizer.scale.fill_(0.7)

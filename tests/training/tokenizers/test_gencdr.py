@@ -35,7 +35,7 @@ CONFIG = GenCdrConfig(
     **SIZES,  # type: ignore[arg-type]
     adapter_rank=4,
     adapter_alpha=8.0,
-    domain_epochs=6,
+    domain_epochs=12,
     router_hidden=12,
     router_epochs=4,
     router_learning_rate=0.02,
@@ -73,6 +73,12 @@ def started(config: GenCdrConfig, folder: Path) -> UniversalFit:
     while fit.epoch <= config.warm_up_epochs:
         fit.run_epoch()
     return fit
+
+
+def ups(fit: DomainFit, domain: int) -> list[Tensor]:
+    """What a domain's adapter adds to the encoder's layers starts in these: float32[o, r] of each layer."""
+    named = fit.adapters.of_domain[domain].named_parameters()
+    return [parameter for name, parameter in named if name.startswith("up.")]
 
 
 def stopped_at(stage: str, epoch: int) -> Callable[[str, int, float], None]:
@@ -221,10 +227,27 @@ def test_an_adapter_learns_from_the_items_of_its_domain_alone(tmp_path: Path) ->
     fit = DomainFit(model, drawn, CONFIG, tmp_path)
     films = torch.nonzero(drawn.train_domain_N == 1).flatten()[:5]
     fit.loss(films, torch.Generator()).backward()
-    for up in fit.adapters.up:
-        assert up.grad is not None
-        assert float(up.grad[1].abs().sum()) > 0
-        assert float(up.grad[0].abs().sum()) == 0
+    assert all(up.grad is not None and float(up.grad.abs().sum()) > 0 for up in ups(fit, 1))
+    assert all(parameter.grad is None for parameter in fit.adapters.of_domain[0].parameters())
+
+
+def test_a_domain_without_items_in_an_epoch_keeps_its_adapter_to_the_bit_while_the_others_learn(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, weight_decay=0.1)
+    fit = started(config, tmp_path)
+    drawn = fit.drawn
+    model = with_adapters(fit.model, drawn.names, config)  # type: ignore[arg-type]
+    domain_fit = DomainFit(model, drawn, config, tmp_path)
+    domain_fit.run_epoch()
+    books, films = domain_fit.adapters.of_domain
+    assert all(float(domain_fit.optimizer.state[up]["exp_avg"].abs().sum()) > 0 for up in ups(domain_fit, 1))
+    before = [[parameter.clone() for parameter in adapter.parameters()] for adapter in (books, films)]
+    alone = drawn.train_domain_N == 0
+    domain_fit.drawn = dataclasses.replace(
+        drawn, train_ND=drawn.train_ND[alone], train_domain_N=drawn.train_domain_N[alone]
+    )
+    domain_fit.run_epoch()
+    assert not any(torch.equal(now, was) for now, was in zip(books.parameters(), before[0], strict=True))
+    assert all(torch.equal(now, was) for now, was in zip(films.parameters(), before[1], strict=True))
 
 
 def test_the_order_of_domains_in_a_batch_changes_nothing(tmp_path: Path) -> None:
@@ -232,7 +255,7 @@ def test_the_order_of_domains_in_a_batch_changes_nothing(tmp_path: Path) -> None
     fit = started(config, tmp_path)
     model = with_adapters(fit.model, fit.drawn.names, config)  # type: ignore[arg-type]
     domain_fit = DomainFit(model, fit.drawn, config, tmp_path)
-    for up in domain_fit.adapters.up:
+    for up in ups(domain_fit, 0) + ups(domain_fit, 1):
         torch.nn.init.normal_(up, std=0.1)
     rows, generator = torch.randperm(fit.items, generator=torch.Generator().manual_seed(0))[:64], torch.Generator()
     own = fit.drawn.train_domain_N[rows]
@@ -247,7 +270,7 @@ def test_dropout_leaves_out_what_adapters_read(tmp_path: Path) -> None:
         config = dataclasses.replace(CONFIG, adapter_dropout=dropout)
         model = with_adapters(UniversalFit(drawn, config, tmp_path).model, drawn.names, config)  # type: ignore[arg-type]
         fit = DomainFit(model, drawn, config, tmp_path)
-        for up in fit.adapters.up:
+        for up in ups(fit, 0) + ups(fit, 1):
             torch.nn.init.constant_(up, 0.1)
         losses.append({fit.loss(torch.arange(20), torch.Generator().manual_seed(seed)).item() for seed in range(3)})
     assert [len(of_dropout) for of_dropout in losses] == [1, 3]
@@ -261,7 +284,7 @@ def test_a_fit_killed_in_any_stage_ends_as_an_undisturbed_one_and_repeats_no_fin
 ) -> None:
     undisturbed = fit_gencdr(world(), CONFIG, tmp_path / "undisturbed")
     new = with_adapters(without_adapters(undisturbed), undisturbed.domains, CONFIG).state_dict()
-    for name in ("adapters.up.0", "router.output.weight"):
+    for name in ("adapters.of_domain.1.up.0", "router.output.weight"):
         assert not torch.equal(undisturbed.state_dict()[name], new[name]), name
     with pytest.raises(KeyboardInterrupt):
         fit_gencdr(world(), CONFIG, tmp_path / "killed", on_epoch=stopped_at(stage, epoch))
@@ -405,6 +428,26 @@ def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path, stage: str) -> 
     (tmp_path / f"gencdr-{stage}.pt").write_bytes(b"torn")
     with pytest.raises(StageError, match=rf"gencdr-{stage}\.pt cannot be read .*; delete it"):
         fit_gencdr(world(), CONFIG, tmp_path)
+
+
+def test_a_checkpoint_of_adapters_in_one_stack_is_refused_before_any_of_it_is_loaded(tmp_path: Path) -> None:
+    drawn = draw_items(world(), CONFIG)
+    model = with_adapters(UniversalFit(drawn, CONFIG, tmp_path).model, drawn.names, CONFIG)  # type: ignore[arg-type]
+    fit = DomainFit(model, drawn, CONFIG, tmp_path)
+    fit.run()
+    state = torch.load(tmp_path / "gencdr-domain.pt", weights_only=True)
+    for part in ("module", "best"):
+        names = [name.removeprefix("of_domain.0.") for name in state[part] if name.startswith("of_domain.0.")]
+        state[part] = {
+            name: torch.stack([state[part][f"of_domain.{domain}.{name}"] for domain in (0, 1)]) for name in names
+        }
+    torch.save(state, tmp_path / "gencdr-domain.pt")
+    model = with_adapters(UniversalFit(drawn, CONFIG, tmp_path).model, drawn.names, CONFIG)  # type: ignore[arg-type]
+    new = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    reason = r"gencdr-domain\.pt cannot be read \(another version of the program wrote it: .*'down\.0'\); delete it"
+    with pytest.raises(StageError, match=reason):
+        DomainFit(model, drawn, CONFIG, tmp_path).run()
+    assert all(torch.equal(tensor, new[name]) for name, tensor in model.state_dict().items())
 
 
 @pytest.mark.parametrize(

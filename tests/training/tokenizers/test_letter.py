@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,15 +13,15 @@ from sidera.tokenizers.rqvae import RqVae
 from training.collaborative import shared_prefixes
 from training.errors import ConfigError, DataError
 from training.tokenizers import read_config
+from training.tokenizers.cf_alignment import CfAlignment, Rotation, info_nce
+from training.tokenizers.common import draw_items
 from training.tokenizers.letter import (
-    CfAlignment,
     LetterConfig,
-    Rotation,
+    LetterFit,
     cluster_mates,
     code_clusters,
     diversity_loss,
     fit_letter,
-    info_nce,
 )
 from training.tokenizers.quantisation import Quantisation, quantise_for_training
 from training.tokenizers.rqvae import RqVaeConfig, fit_rqvae
@@ -114,7 +115,7 @@ def test_info_nce_is_the_cross_entropy_of_each_item_against_the_batch() -> None:
 
 def test_the_collaborative_loss_reaches_encoder_and_rotation_and_no_codebook() -> None:
     model = codebooks()
-    alignment = CfAlignment(3, [np.random.default_rng(0).normal(size=(9, 4))], np.arange(9), 0.1)
+    alignment = CfAlignment(3, [np.random.default_rng(0).normal(size=(9, 4))], 0.1)
     made = quantise_for_training(model.quantiser, model.encoder(torch.randn(9, 5)), Quantisation())
     alignment(torch.arange(9), made.straight_through_Bd).backward()
     assert all(codebook.grad is None for codebook in model.quantiser.codebooks)
@@ -143,7 +144,7 @@ def test_a_rotation_starts_as_the_identity_and_bends_nothing_after_any_step(widt
 def test_steps_against_the_collaborative_loss_turn_each_item_to_its_own_cf_vector() -> None:
     torch.manual_seed(0)
     cf = torch.randn(6, 3)
-    alignment = CfAlignment(3, [cf.numpy()], np.arange(6), 0.1)
+    alignment = CfAlignment(3, [cf.numpy()], 0.1)
     quantised = torch.randn(6, 3, requires_grad=True)
     before = float(torch.cosine_similarity(alignment.rotations[0](quantised), cf).mean().detach())
     optimizer = torch.optim.SGD([quantised], lr=0.1)
@@ -158,7 +159,7 @@ def test_items_without_a_cf_vector_take_no_part_in_the_collaborative_loss() -> N
     torch.manual_seed(0)
     cf = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
     cf[[1, 5]] = np.nan
-    alignment = CfAlignment(3, [cf], np.arange(8), 0.1)
+    alignment = CfAlignment(3, [cf], 0.1)
     quantised = torch.randn(8, 3, requires_grad=True)
     loss = alignment(torch.arange(8), quantised)
     loss.backward()
@@ -168,17 +169,16 @@ def test_items_without_a_cf_vector_take_no_part_in_the_collaborative_loss() -> N
     assert float(alignment(torch.tensor([1, 5]), quantised[[1, 5]]).detach()) == 0
 
 
-def test_items_are_contrasted_within_their_domain_and_rows_count_the_items_that_are_not_held_out() -> None:
+def test_items_are_contrasted_within_their_domain_and_numbers_count_through_all_domains() -> None:
     torch.manual_seed(0)
     random = np.random.default_rng(0)
     cf = [random.normal(size=(4, 2)).astype(np.float32), random.normal(size=(5, 6)).astype(np.float32)]
-    kept = np.array([0, 2, 3, 4, 5, 7, 8])
-    alignment = CfAlignment(3, cf, kept, 0.1)
-    rows, quantised = torch.tensor([6, 0, 4, 2, 1]), torch.randn(5, 3)
+    alignment = CfAlignment(3, cf, 0.1)
+    numbers, quantised = torch.tensor([8, 0, 5, 3, 2]), torch.randn(5, 3)
     first, second = alignment.rotations
     films = info_nce(second(quantised[[0, 2]]), torch.from_numpy(cf[1][[4, 1]]), 0.1)
     books = info_nce(first(quantised[[1, 3, 4]]), torch.from_numpy(cf[0][[0, 3, 2]]), 0.1)
-    torch.testing.assert_close(alignment(rows, quantised), (2 * films + 3 * books) / 5)
+    torch.testing.assert_close(alignment(numbers, quantised), (2 * films + 3 * books) / 5)
 
 
 def test_the_diversity_loss_is_the_formula_of_the_paper_and_reaches_its_codebook_alone() -> None:
@@ -238,6 +238,57 @@ def test_clusters_of_a_codebook_hold_at_least_two_codes_and_none_swallows_it(siz
 
 def test_equal_codes_are_clustered() -> None:
     assert sorted(torch.bincount(code_clusters(torch.ones(12, 4), 3, 0)).tolist()) >= [2, 2, 2]
+
+
+def test_what_a_fit_stops_by_is_the_error_and_the_weighted_contrast_of_held_out_items_through_their_codes(
+    tmp_path: Path,
+) -> None:
+    vectors, cf = world()
+    config = dataclasses.replace(CONFIG, validation_share=0.2, batch_size=1000)
+    drawn = draw_items(vectors, config)
+    fit = LetterFit(drawn, [cf["books"], cf["films"]], config, tmp_path)
+    fit.run()
+    assert fit.alignment is not None
+    expected, counted = 0.0, 0
+    for domain, name in enumerate(("books", "films")):
+        own = drawn.validation_domain_N == domain
+        row = (drawn.validation_number_N[own] - 200 * domain).numpy()
+        assert np.array_equal(drawn.validation_ND[own].numpy(), vectors[name][row])
+        has = np.isfinite(cf[name][row]).all(axis=1)
+        quantised = fit.model.quantised(fit.model.encode(drawn.validation_ND[own][has], name)).clone()
+        contrast = info_nce(fit.alignment.rotations[domain](quantised), torch.from_numpy(cf[name][row[has]]), 0.1)
+        expected, counted = expected + int(has.sum()) * contrast.item(), counted + int(has.sum())
+    assert 0 < counted < len(drawn.validation_ND)
+    assert fit.held_out_contrast(fit.alignment) == pytest.approx(expected / counted, rel=1e-4)
+    error = drawn.held_out_error(fit.model) + 0.3 * expected / counted
+    assert fit.held_out_error() == pytest.approx(error, rel=1e-4)
+    assert fit.held_out_error() == fit.held_out_error()
+
+
+class Watched(LetterFit):
+    """Remembers the reconstruction error, what it stops by, and the weights of every evaluation."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.seen: list[tuple[float, float, dict[str, torch.Tensor]]] = []
+
+    def held_out_error(self) -> float:
+        value = super().held_out_error()
+        weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        self.seen.append((self.drawn.held_out_error(self.model), value, weights))
+        return value
+
+
+def test_a_fit_chooses_weights_by_both_even_where_reconstruction_alone_would_choose_others(tmp_path: Path) -> None:
+    vectors, cf = world()
+    config = dataclasses.replace(CONFIG, validation_share=0.2, epochs=60, cf_weight=1.0, patience=99)
+    fit = Watched(draw_items(vectors, config), [cf["books"], cf["films"]], config, tmp_path)
+    fit.run()
+    errors, values = [error for error, _, _ in fit.seen], [value for _, value, _ in fit.seen]
+    chosen = values.index(min(values))
+    assert chosen != errors.index(min(errors))
+    assert fit.best_error == values[chosen]
+    assert all(torch.equal(tensor, fit.seen[chosen][2][name]) for name, tensor in fit.model.state_dict().items())
 
 
 @pytest.mark.parametrize("killed_after", [1, 4, 5, 7])

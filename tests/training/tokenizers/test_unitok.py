@@ -2,37 +2,28 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from sidera.tokenizers import load_tokenizer, save_tokenizer, tokenizer_digest
-from sidera.tokenizers.expert_chains import ExpertChains
-from sidera.tokenizers.residual import ResidualQuantiser
 from sidera.tokenizers.unitok import UniTok
+from tests.training.tokenizers.unitok_worlds import (
+    CONFIG,
+    a_fit,
+    clustered,
+    domains,
+    relative_error,
+)
 from training.errors import ConfigError, DataError, NonFiniteLossError
 from training.tokenizers import read_config
-from training.tokenizers.common import draw_items
-from training.tokenizers.dependence import cka, hsic
-from training.tokenizers.mixture import quantise_experts, quantise_mixture, start_mixture, start_router
-from training.tokenizers.quantisation import Quantisation, quantise_for_training
-from training.tokenizers.unitok import DomainBatches, UniTokFit, fit_unitok
+from training.tokenizers.mixture import quantise_mixture
+from training.tokenizers.unitok import fit_unitok
 from training.tokenizers.unitok_config import UniTokConfig
 
-CONFIG = UniTokConfig(
-    codebook_sizes=(8, 8, 8, 8),
-    hidden_sizes=(24,),
-    latent_dim=8,
-    warm_up_epochs=2,
-    epochs=12,
-    batch_size=64,
-    evaluate_every=2,
-)
 READINGS: list[dict[str, Any]] = [
     {"shared_reads": reads, "shared_levels": levels, "expert_id": expert_id, "top_n": top_n}
     for reads, levels, expert_id, top_n in itertools.product(
@@ -40,44 +31,6 @@ READINGS: list[dict[str, Any]] = [
     )
 ] + [{"shared_expert": False}, {"shared_expert": False, "experts": 1}, {"experts": 2}, {"experts": 5}]
 every_reading = pytest.mark.parametrize("reading", READINGS, ids=lambda reading: "-".join(map(str, reading.values())))
-
-
-def clustered(items: int = 150, domain: int = 0, dim: int = 20) -> np.ndarray:
-    """Eight clusters on a plane of four dimensions, which differs between domains, as do places and sizes."""
-    random = np.random.default_rng(domain)
-    basis = random.normal(size=(4, dim))
-    points = random.normal(size=(8, 4))[random.integers(8, size=items)] + 0.2 * random.normal(size=(items, 4))
-    place = random.normal(size=dim)
-    return np.asarray((1 + domain) * 0.03 * (points @ basis) + 0.1 * place + 1, dtype=np.float32)
-
-
-def domains() -> dict[str, np.ndarray]:
-    return {"films": clustered(200, 0), "games": clustered(150, 1), "shoes": clustered(100, 2)}
-
-
-def a_fit(config: UniTokConfig, folder: Path, vectors: dict[str, np.ndarray] | None = None) -> UniTokFit:
-    """A fit before its first epoch."""
-    return UniTokFit(draw_items(vectors or domains(), config), config, folder)
-
-
-def random_model(experts: int = 3, **reading: Any) -> UniTok:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = UniTok(20, (8, 8, 8), 6, [12], [str(number) for number in range(experts)], **reading)
-        for parameter in (model.router.weight, *model.experts.parameters()):
-            torch.nn.init.normal_(parameter)
-        for codebook in model.shared.parameters() if model.shared else ():
-            torch.nn.init.normal_(codebook)
-    return model
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def relative_error(tokenizer: UniTok, vectors: dict[str, np.ndarray], config: UniTokConfig) -> float:
-    drawn = draw_items(vectors, config)
-    return drawn.held_out_error(tokenizer)
 
 
 def test_a_fit_explains_most_of_items_that_it_never_saw_and_routes_them_to_their_domain(tmp_path: Path) -> None:
@@ -129,112 +82,6 @@ def test_every_reading_fits_encodes_and_rebuilds_alike_before_and_after_a_disk(
     assert relative_error(tokenizer, domains(), config) < 0.9
 
 
-@pytest.mark.parametrize(
-    "reading",
-    [
-        *({"shared_reads": reads, "shared_levels": 1} for reads in ("residual", "latent")),
-        {"shared_expert": False},
-    ],
-    ids=["residual", "latent", "no shared expert"],
-)
-@pytest.mark.parametrize("expert_id", ["merged", "first", "last"])
-def test_codes_stand_for_exactly_what_a_step_of_the_fit_decodes(reading: dict[str, Any], expert_id: str) -> None:
-    model = random_model(**reading, expert_id=expert_id)
-    vectors = normal(50, 20, seed=1)
-    latents = model.latents(vectors, "a")
-    mixed = quantise_mixture(model, latents[:, :6].clone(), 1, 0.25)
-    assert len(mixed.chosen_BT.unique()) == 3
-    codes = model.encode(vectors, "a")
-    assert torch.equal(mixed.total_Bd, model.quantised(codes))
-    torch.testing.assert_close(mixed.straight_through_Bd, mixed.total_Bd)
-    groups = model.codebook_groups(codes)
-    assert torch.equal(groups[0].codes_M, mixed.own.codes[0][mixed.chosen_BT[:, 0] == 0])
-
-
-def test_a_mixture_weighs_the_likeliest_experts_by_the_router_among_them() -> None:
-    model = random_model(shared_expert=False)
-    latents = normal(9, 6, seed=1)
-    mixed = quantise_mixture(model, latents, 2, 0.25)
-    probs = model.router(latents).softmax(dim=1)
-    for item in range(9):
-        chosen = probs[item].argsort(descending=True)[:2]
-        assert mixed.chosen_BT[item].tolist() == chosen.tolist()
-        expected = torch.zeros(6)
-        for expert in chosen:
-            residual = latents[item]
-            for codebook in model.experts.codebooks:
-                residual = residual - codebook[expert][(residual - codebook[expert]).square().sum(dim=1).argmin()]
-            expected = expected + probs[item, expert] / probs[item, chosen].sum() * (latents[item] - residual)
-        torch.testing.assert_close(mixed.total_Bd[item], expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("reads", ["residual", "latent"])
-def test_the_shared_expert_is_given_what_it_is_said_to_read(reads: Any) -> None:
-    model = random_model(shared_reads=reads, shared_levels=1)
-    latents = normal(9, 6, seed=1)
-    mixed = quantise_mixture(model, latents, 2, 0.25)
-    assert mixed.shared is not None
-    experts = mixed.total_Bd - mixed.shared.total_Bd
-    expected = latents - experts if reads == "residual" else latents
-    torch.testing.assert_close(mixed.shared.residuals[0], expected, rtol=1e-4, atol=1e-5)
-
-
-def test_the_loss_of_a_mixture_is_that_of_its_chains_without_gradient_to_the_router() -> None:
-    model = random_model(shared_levels=1)
-    latents = normal(30, 6, seed=1).requires_grad_()
-    mixed = quantise_mixture(model, latents, 1, 0.25)
-    assert mixed.shared is not None
-    expected = mixed.shared.loss
-    for residual, codes, codebook in zip(mixed.own.residuals, mixed.own.codes, model.experts.codebooks, strict=True):
-        expected = expected + 1.25 * (residual - codebook[mixed.chosen_BT[:, 0], codes]).square().mean()
-    torch.testing.assert_close(mixed.loss, expected)
-    mixed.loss.backward()
-    assert model.router.weight.grad is None
-    assert latents.grad is not None
-    for codebook in (*model.experts.codebooks, *model.shared.codebooks):  # type: ignore[union-attr]
-        assert float(codebook.grad.abs().sum()) > 0
-
-
-def test_chains_of_one_expert_learn_as_a_residual_quantiser() -> None:
-    quantiser, chains = ResidualQuantiser((8, 4), 6), ExpertChains(1, (8, 4), 6)
-    for level in range(2):
-        torch.nn.init.normal_(quantiser.codebooks[level])
-        with torch.no_grad():
-            chains.codebooks[level][0] = quantiser.codebooks[level]
-    latents = normal(30, 6)
-    one = quantise_for_training(quantiser, latents, Quantisation(0.25))
-    other = quantise_experts(chains, torch.zeros(30, dtype=torch.int64), latents, 0.25)
-    torch.testing.assert_close(other.loss, one.loss)
-    torch.testing.assert_close(other.total_Bd, one.total_Bd)
-    one.loss.backward()
-    other.loss.backward()
-    for level in range(2):
-        torch.testing.assert_close(chains.codebooks[level].grad[0], quantiser.codebooks[level].grad)
-
-
-@pytest.mark.parametrize("top_n", [1, 2])
-def test_what_is_decoded_moves_the_router_and_the_latents_and_no_code(top_n: int) -> None:
-    model = random_model(shared_levels=1)
-    latents = normal(30, 6, seed=1)
-    target = normal(30, 6, seed=2)
-    (quantise_mixture(model, latents, top_n, 0.25).straight_through_Bd * target).sum().backward()
-    assert float(model.router.weight.grad.abs().sum()) > 0  # type: ignore[union-attr]
-    assert all(codebook.grad is None for codebook in model.experts.codebooks)
-    assert all(codebook.grad is None for codebook in model.shared.codebooks)  # type: ignore[union-attr]
-
-
-def test_a_single_experts_weight_is_one_with_the_gradient_of_its_log_probability() -> None:
-    model = random_model(shared_expert=False)
-    latents, target = normal(30, 6, seed=1), normal(30, 6, seed=2)
-    mixed = quantise_mixture(model, latents, 1, 0.25)
-    assert torch.equal(mixed.total_Bd, mixed.own.total_Bd.detach())
-    (mixed.straight_through_Bd * target).sum().backward()
-    pull = (mixed.total_Bd * target).sum(dim=1, keepdim=True)
-    probs = model.router(latents).softmax(dim=1).detach()
-    chosen = torch.nn.functional.one_hot(mixed.chosen_BT[:, 0], 3)
-    torch.testing.assert_close(model.router.bias.grad, (pull * (chosen - probs)).sum(dim=0), rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.parametrize("router_loss", ["domain", "mixture"])
 def test_the_router_learns_in_a_fit(tmp_path: Path, router_loss: Any) -> None:
     fit = a_fit(
@@ -275,78 +122,6 @@ def test_without_an_expert_for_each_domain_the_router_learns_by_the_mixture(tmp_
     assert not a_fit(dataclasses.replace(CONFIG, router_loss="mixture"), tmp_path / "mixture").router_knows_domains
 
 
-@pytest.mark.parametrize("measure", ["hsic", "cka"])
-def test_calibration_reaches_the_encoder_and_the_router(tmp_path: Path, measure: Any) -> None:
-    config = dataclasses.replace(CONFIG, calibration_measure=measure, calibration_beta=1.0, router_loss="mixture")
-    fit = a_fit(config, tmp_path)
-    fit.run()
-    vectors = fit.drawn.train_ND[fit.calibration.next(torch.Generator())]
-    fit.optimizer.zero_grad()
-    fit.calibration_loss(vectors).backward()
-    for layer in (fit.model.encoder[0], fit.model.router):
-        assert float(layer.weight.grad.abs().sum()) > 1e-6  # type: ignore[union-attr, operator]
-
-
-@pytest.mark.parametrize(("name", "measure"), [("hsic", hsic), ("cka", cka)])
-def test_calibration_is_the_variance_less_beta_of_the_mean_over_domains(
-    tmp_path: Path, name: Any, measure: Callable[[Tensor, Tensor], Tensor]
-) -> None:
-    config = dataclasses.replace(CONFIG, calibration_beta=0.5, calibration_measure=name, epochs=2)
-    fit = a_fit(config, tmp_path)
-    fit.run()
-    vectors = torch.stack([torch.from_numpy(clustered(70, domain)) for domain in range(3)])
-    z_hat = fit.model.quantised(fit.model.encode(vectors.flatten(0, 1), "a")).unflatten(0, (3, 70))
-    each = measure(vectors, z_hat)
-    expected = (each - each.mean()).square().mean() - 0.5 * each.mean()
-    torch.testing.assert_close(fit.calibration_loss(vectors), expected, rtol=1e-4, atol=1e-7)
-
-
-@pytest.mark.parametrize("measure", ["hsic", "cka"])
-def test_steps_on_calibration_alone_lower_the_variance_between_domains(tmp_path: Path, measure: Any) -> None:
-    config = dataclasses.replace(CONFIG, calibration_beta=0.0, calibration_measure=measure, epochs=2)
-    fit = a_fit(config, tmp_path)
-    fit.run()
-    vectors = fit.drawn.train_ND[fit.calibration.next(torch.Generator().manual_seed(0))]
-    optimizer = torch.optim.Adam(fit.model.encoder.parameters(), lr=1e-3)
-    losses = []
-    for _ in range(40):
-        loss = fit.calibration_loss(vectors)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert np.mean(losses[-5:]) < 0.5 * losses[0]
-
-
-def test_a_fit_without_calibration_draws_no_batch_for_it_and_one_with_it_ends_elsewhere(tmp_path: Path) -> None:
-    without = dataclasses.replace(CONFIG, calibration_weight=0.0)
-    strong = dataclasses.replace(CONFIG, calibration_weight=1000.0)
-    digests = {
-        tokenizer_digest(fit_unitok(domains(), config, tmp_path / str(number)))
-        for number, config in enumerate((without, CONFIG, strong))
-    }
-    assert len(digests) == 3
-
-
-def test_calibration_has_equally_many_items_of_every_domain_and_passes_over_all_of_them() -> None:
-    domain = torch.tensor([0] * 130 + [1] * 70 + [2] * 7 + [4] * 64)
-    batches = DomainBatches(domain, 5, 64)
-    generator = torch.Generator().manual_seed(0)
-    drawn = [batches.next(generator) for _ in range(3)]
-    assert drawn[0].shape == (3, 64)
-    assert [domain[rows].unique().tolist() for rows in drawn[0]] == [[0], [1], [4]]
-    assert all(len(rows.unique()) == 64 for batch in drawn for rows in batch)
-    assert len(torch.cat([batch[0] for batch in drawn]).unique()) == 130
-    batches.start_epoch()
-    assert not torch.equal(batches.next(generator), drawn[0])
-
-
-def test_a_small_domain_lowers_the_items_of_all_and_one_too_small_takes_no_part() -> None:
-    assert DomainBatches(torch.tensor([0] * 130 + [1] * 70), 2, 100).items == 70
-    assert DomainBatches(torch.tensor([0] * 130 + [1] * 63), 2, 100).items == 100
-    assert DomainBatches(torch.tensor([0] * 63), 1, 64).domains == []
-
-
 @pytest.mark.parametrize(
     ("reading", "expected"),
     [
@@ -381,52 +156,6 @@ def test_the_papers_sizes_make_the_papers_number_of_parameters() -> None:
     assert round(sum(codebook.numel() for codebook in codebooks) / 1e6, 2) == 0.36
     layers = [*model.encoder.parameters(), *model.decoder.parameters()]
     assert round(sum(layer.numel() for layer in layers) / 1e6, 2) == 8.75
-
-
-def test_experts_start_from_the_items_of_their_domain_and_the_shared_one_from_what_it_reads_of_all() -> None:
-    latents = torch.cat([normal(200, 6, seed=1) + 4, normal(200, 6, seed=2) - 4, normal(200, 6, seed=3)])
-    domain = torch.arange(3).repeat_interleave(200)
-    model = random_model(shared_levels=1)
-    start_mixture(model, latents, domain, 3, 1, seed=0)
-    routed = model.router(latents).argmax(dim=1)
-    assert float((routed == domain).float().mean()) > 0.97
-    for expert, place in enumerate((4, -4, 0)):
-        torch.testing.assert_close(
-            model.experts.codebooks[0][expert].mean(), torch.tensor(float(place)), atol=0.3, rtol=0
-        )
-    mixed = quantise_mixture(model, latents, 1, 0.25)
-    assert mixed.shared is not None
-    given, left = mixed.shared.residuals[0], latents - mixed.total_Bd
-    assert float(left.square().mean()) < 0.8 * float(given.square().mean()) < float(latents.square().mean())
-
-
-def test_another_number_of_experts_starts_from_clusters() -> None:
-    latents = torch.cat([normal(100, 6, seed=seed) + place for seed, place in enumerate((-9, -3, 3, 9))])
-    model = random_model(4)
-    start_mixture(model, latents, torch.zeros(400, dtype=torch.int64), 1, 1, seed=0)
-    routed = model.router(latents).argmax(dim=1)
-    assert sorted(torch.bincount(routed).tolist()) == [100] * 4
-    assert all(len(part.unique()) == 1 for part in routed.split(100))
-
-
-@pytest.mark.parametrize("present", [[0], [1, 2], [0, 2], [0, 1, 2]])
-def test_the_router_starts_by_telling_domains_apart_and_never_picks_one_without_items(present: list[int]) -> None:
-    latents = torch.cat([normal(80, 6, seed=domain) + 5 * domain for domain in present])
-    domain = torch.tensor(present).repeat_interleave(80)
-    router = torch.nn.Linear(6, 3)
-    start_router(router, latents, domain, 0)
-    log_probs = router(latents).log_softmax(dim=1).detach()
-    assert torch.equal(log_probs.argmax(dim=1), domain)
-    for absent in {0, 1, 2} - set(present):
-        assert float(log_probs[:, absent].max()) < -9
-
-
-def test_the_router_starts_between_domains_however_many_items_they_have() -> None:
-    latents = torch.cat([normal(1000, 1), normal(50, 1, seed=1) + 2])
-    router = torch.nn.Linear(1, 2)
-    start_router(router, latents, torch.tensor([0] * 1000 + [1] * 50), 0)
-    (left, right), (at_left, at_right) = router.weight.detach()[:, 0], router.bias.detach()
-    assert float((at_left - at_right) / (right - left)) == pytest.approx(1.0, abs=0.25)
 
 
 def test_the_loss_of_a_step_is_reconstruction_quantisation_and_calibration_by_their_weights(tmp_path: Path) -> None:
@@ -517,31 +246,6 @@ def test_vectors_with_nan_are_refused_by_row_and_a_loss_that_explodes_by_epoch_a
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"experts": 0}, "experts is 0; set a value of at least 1"),
-        ({"top_n": 0}, "top_n is 0; set a value of at least 1"),
-        ({"experts": 2, "top_n": 3}, "top_n is 3, but there are 2 experts; set it to at most 2"),
-        ({"experts": 1, "expert_id": "first"}, "expert_id is first, but there is 1 expert"),
-        ({"shared_levels": 4}, "shared_levels is 4; set a value from 0 to 3, so that a level is left"),
-        ({"shared_levels": -1}, "shared_levels is -1; set a value from 0 to 3"),
-        ({"shared_expert": False, "shared_levels": 1}, "shared_levels is 1; set a value of 0, as .*shared_expert is"),
-        ({"shared_reads": "codes"}, "shared_reads is codes; set a value of residual or latent"),
-        ({"expert_id": "none"}, "expert_id is none; set a value of merged, first or last"),
-        ({"quantisation_weight": 0.0}, "quantisation_weight is 0.0; set a value above 0"),
-        ({"calibration_weight": -0.1}, "calibration_weight is -0.1; set a value of at least 0"),
-        ({"calibration_beta": -1.0}, "calibration_beta is -1.0; set a value of at least 0"),
-        ({"calibration_items": 63}, "calibration_items is 63; set a value of at least 64"),
-        ({"calibration_measure": "mi"}, "calibration_measure is mi; set a value of hsic or cka"),
-    ],
-    ids=lambda value: str(value) if isinstance(value, dict) else "",
-)
-def test_a_setting_that_cannot_mean_anything_is_refused_by_name(settings: dict[str, Any], says: str) -> None:
-    with pytest.raises(ConfigError, match=f"tokenizer.{says}"):
-        UniTokConfig(**settings)
-
-
-@pytest.mark.parametrize(
-    ("settings", "says"),
-    [
         ({"top_n": 2}, "top_n is 2, but there are 1 experts"),
         ({"expert_id": "last"}, "expert_id is last, but there is 1"),
     ],
@@ -552,22 +256,3 @@ def test_what_the_number_of_domains_makes_senseless_is_refused_before_the_fit(
 ) -> None:
     with pytest.raises(ConfigError, match=says):
         fit_unitok({"films": clustered()}, dataclasses.replace(CONFIG, **settings), tmp_path)
-
-
-def test_half_of_the_levels_are_the_shared_experts_where_nothing_else_is_said() -> None:
-    assert UniTokConfig().emitted_shared_levels == 2
-    assert UniTokConfig(codebook_sizes=(4, 4, 4)).emitted_shared_levels == 1
-    assert UniTokConfig(shared_levels=3).emitted_shared_levels == 3
-    assert UniTokConfig(shared_expert=False).emitted_shared_levels == 0
-
-
-def test_a_config_file_finds_the_method_and_its_presets() -> None:
-    method, config = read_config({"method": "unitok", "preset": "paper", "expert_id": "first"})
-    assert isinstance(config, UniTokConfig)
-    assert config.hidden_sizes == (2048, 1024, 512, 256, 128, 64)
-    assert (config.latent_dim, config.expert_id, method.config) == (32, "first", UniTokConfig)
-    _, small = read_config({"method": "unitok"})
-    assert isinstance(small, UniTokConfig)
-    assert small.hidden_sizes == (256, 128)
-    with pytest.raises(ConfigError, match=r"tokenizer\.expert_id"):
-        read_config({"method": "unitok", "expert_id": "middle"})
