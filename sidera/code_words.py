@@ -17,7 +17,14 @@ from typing import TypeVar
 
 Group = TypeVar("Group", bound=Hashable)
 
-_WORD = re.compile(r"[^\W_]{2,}")
+_UNSPACED = (
+    "\u0e01-\u0e3a\u0e40-\u0e4e\u0e81-\u0ece"  # Thai, Lao
+    "\u1000-\u1049\u1780-\u17d3"  # Burmese, Khmer
+    "\u3005-\u3007\u3041-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f"  # kana
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Chinese characters
+)
+"""Letters and their marks of scripts that set no space between words, as ranges of a regular expression."""
+_WORD = re.compile(rf"([{_UNSPACED}]+)|([^\W_{_UNSPACED}]{{2,}})")
 _LEAST_SURPRISE = 3.84
 """What chance exceeds for one word in twenty (chi-squared with one degree of freedom)."""
 
@@ -47,13 +54,19 @@ class WordCounts:
 def words_of(title: object, fields: Mapping[str, object]) -> frozenset[str]:
     """The different words, in lower case, of a title and of the fields that are lists of texts (categories, genres).
 
-    A word is two or more letters or digits of any script. Long texts such as descriptions are left out.
+    A word is two or more letters or digits of any script. Where a script sets no space between words (Chinese,
+    Japanese, Thai and others), every two neighbouring characters stand for one, as is usual in search engines. Long
+    texts such as descriptions are left out.
     """
     texts = [title] if isinstance(title, str) else []
     for value in fields.values():
         if isinstance(value, list | tuple):
             texts += [part for part in value if isinstance(part, str)]
-    return frozenset(word for text in texts for word in _WORD.findall(text.lower()))
+    words = set[str]()
+    for text in texts:
+        for run, word in _WORD.findall(text.lower()):
+            words |= {word} if word else {run[place : place + 2] for place in range(max(1, len(run) - 1))}
+    return frozenset(words)
 
 
 def count_words(words: Iterable[Iterable[str]]) -> WordCounts:

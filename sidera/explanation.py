@@ -6,11 +6,16 @@ Shapes: N items of a domain, in the order of their SIDs; L level.
 """
 
 import difflib
+import itertools
 import json
-from collections.abc import Sequence
+import string
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sidera.bundle import Bundle
@@ -21,6 +26,10 @@ from sidera.errors import CatalogError
 _CLOSE_MATCHES = 3
 _SIMILAR = 0.75
 _EXAMPLES = 3
+_LONGEST = 80
+_CANDIDATES = 1000
+_ID_CHARACTERS = string.ascii_letters + string.digits + "-_.:/ "
+_NO_MATCH = "give an item_id as in items.jsonl"
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,7 @@ def explain_item(bundle: Bundle, item_id: str, domain: str | None = None) -> Exp
         bundle.path(f"catalog/{name}")
     items_path = bundle.path("catalog/items.parquet")
     catalog = Catalog.load(items_path.parent, manifest.domains, manifest.codebook_sizes)
-    domain, number = _find(catalog, item_id, domain)
+    domain, number = _find(catalog, items_path, item_id, domain)
 
     table = pq.read_table(items_path, columns=["title", "fields"])
     number_N = catalog.index(domain).number_of_leaf
@@ -99,7 +108,7 @@ def explain_item(bundle: Bundle, item_id: str, domain: str | None = None) -> Exp
     return Explanation(domain, item_id, titles[leaf], prefixes[-1].codes, len(titles), tuple(prefixes))
 
 
-def _find(catalog: Catalog, item_id: str, domain: str | None) -> tuple[str, int]:
+def _find(catalog: Catalog, items_path: Path, item_id: str, domain: str | None) -> tuple[str, int]:
     """The domain and the number of an item."""
     names = catalog.domains if domain is None else (domain,)
     for name in names:
@@ -111,16 +120,49 @@ def _find(catalog: Catalog, item_id: str, domain: str | None) -> tuple[str, int]
         several = ", ".join(name for name, _ in found)
         raise CatalogError(f"item {item_id[:80]!r} is in several domains; choose one with --domain: {several}")
     where = "in the bundle" if domain is None else f"in domain {domain!r}"
-    raise CatalogError(f"there is no item {item_id[:80]!r} {where}; {_close_matches(catalog, item_id, names)}")
+    matches = list(
+        dict.fromkeys([*_similar_ids(catalog, item_id, names), *_titled(catalog, items_path, item_id, names)])
+    )
+    hint = f"close to it: {', '.join(map(repr, matches[:_CLOSE_MATCHES]))}" if matches else _NO_MATCH
+    raise CatalogError(f"there is no item {item_id[:80]!r} {where}; {hint}")
 
 
-def _close_matches(catalog: Catalog, item_id: str, domains: Sequence[str]) -> str:
-    """What the user may have meant: items of a similar id, or of a title that holds the text."""
-    known = [catalog.name(int(number)) for name in domains for number in catalog.index(name).number_of_leaf]
-    close = difflib.get_close_matches(item_id, (own_id for own_id, _ in known), _CLOSE_MATCHES, _SIMILAR)
-    asked = item_id.casefold()
-    titled = [own_id for own_id, title in known if asked and title is not None and asked in title.casefold()]
-    matches = list(dict.fromkeys([*close, *titled]))[:_CLOSE_MATCHES]
-    if not matches:
-        return "give an item_id as in items.jsonl"
-    return f"close to it: {', '.join(map(repr, matches))}"
+def _similar_ids(catalog: Catalog, item_id: str, domains: Sequence[str]) -> list[str]:
+    """Ids like the one asked for, most similar first; some thousand are looked up, however many there are.
+
+    Those of one edit, and some of those that share its beginning as far as any id does.
+    """
+    asked = item_id[:_LONGEST]
+    similar = [edited for edited in _one_edit(asked) if any(catalog.find(name, edited) is not None for name in domains)]
+    for name in domains:
+        for end in range(len(asked), 0, -1):
+            same_beginning = list(itertools.islice(catalog.ids_from(name, asked[:end]), _CANDIDATES))
+            if same_beginning:
+                similar += same_beginning
+                break
+    return difflib.get_close_matches(asked, dict.fromkeys(similar), _CLOSE_MATCHES, _SIMILAR)
+
+
+def _one_edit(text: str) -> Iterator[str]:
+    """The texts that one insertion, deletion, replacement or swap of neighbours makes of a text."""
+    characters = sorted({*_ID_CHARACTERS, *text})
+    for place in range(len(text) + 1):
+        before, after = text[:place], text[place:]
+        yield from (before + character + after for character in characters)
+        if after:
+            yield before + after[1:]
+            yield from (before + character + after[1:] for character in characters)
+        if len(after) > 1:
+            yield before + after[1] + after[0] + after[2:]
+
+
+def _titled(catalog: Catalog, items_path: Path, text: str, domains: Sequence[str]) -> list[str]:
+    """Ids of a few items whose title holds the text, in lower or upper case."""
+    if not text:
+        return []
+    wanted = text.encode(errors="replace").decode()  # what a terminal sent may be no Unicode
+    table = pq.read_table(items_path, columns=["domain", "title"])
+    found_N = pc.match_substring(table["title"], wanted, ignore_case=True).fill_null(False)
+    own_N = pc.is_in(table["domain"].cast(pa.string()), pa.array(domains))
+    numbers = pc.indices_nonzero(pc.and_(found_N, own_N))[:_CLOSE_MATCHES].to_pylist()
+    return [catalog.name(number)[0] for number in numbers]

@@ -25,11 +25,12 @@ SHOWN_PER_FILE = 20
 class DomainReport:
     """What is in one domain, counted over the rows that are good.
 
-    ``refused``: ``file:line: reason`` of the first bad rows of each file; ``refused_rows`` counts all of them, a file
-    that is refused as a whole as one. ``repeated_events``: events whose user had the item before. ``position_users``
-    and ``position_events``: those with positions for times, which are never merged with other domains.
-    ``dropped_users`` and ``dropped_events``: what ``min_interactions`` would drop. ``items_without_text``: those whose
-    vectors come from the train part's events, ``min_interactions`` applied; those that have none there are refused.
+    ``refused``: ``file:line: reason`` of the first bad rows of each file, and how many more the file has;
+    ``refused_rows`` counts all of them, a file that is refused as a whole as one. ``repeated_events``: events whose
+    user had the item before. ``position_users`` and ``position_events``: those with positions for times, which are
+    never merged with other domains. ``dropped_users`` and ``dropped_events``: what ``min_interactions`` would drop.
+    ``items_without_text``: those whose vectors come from the train part's events, ``min_interactions`` applied; those
+    that have none there are refused.
     """
 
     name: str
@@ -60,17 +61,19 @@ class CheckReport:
         return sum(domain.refused_rows for domain in self.domains)
 
 
-def check_folder(folder: Path, domains: Sequence[str] | None = None, min_interactions: int = 0) -> CheckReport:
-    """Check all rows of the domains asked for (default: of all).
+def check_folder(
+    folder: Path, domains: Sequence[str] | None = None, min_interactions: int = 0, limit: int = SHOWN_PER_FILE
+) -> CheckReport:
+    """Check all rows of the domains asked for (default: of all); name at most ``limit`` bad rows of a file.
 
     Raises:
         DataError: the folder or a domain asked for is not there.
     """
-    reports = tuple(_check_domain(path, min_interactions) for path in domain_folders(folder, domains))
+    reports = tuple(_check_domain(path, min_interactions, limit) for path in domain_folders(folder, domains))
     return CheckReport(folder, min_interactions, reports)
 
 
-def _check_domain(folder: Path, min_interactions: int) -> DomainReport:
+def _check_domain(folder: Path, min_interactions: int, limit: int) -> DomainReport:
     refused: list[str] = []
     refused_rows = 0
 
@@ -78,18 +81,20 @@ def _check_domain(folder: Path, min_interactions: int) -> DomainReport:
         nonlocal refused_rows
         refused.extend(str(row) for row in bad.first)
         refused_rows += bad.total
+        if more := bad.total - len(bad.first):
+            refused.append(f"{bad.first[0].path}: {more:,} more rows are refused; --limit {bad.total} names them too")
 
     items: ItemRows | None = None
     rows: InteractionRows | None = None
     try:
-        items = read_items(find_file(folder, ITEM_FILES), limit=SHOWN_PER_FILE)
+        items = read_items(find_file(folder, ITEM_FILES), limit=limit)
         note(items.bad)
     except DataError as error:
         refused.append(f"{error} (the interactions are checked once there are items)")
         refused_rows += 1
     if items is not None:
         try:
-            rows = read_interactions(find_file(folder, INTERACTION_FILES), items.item_ids, limit=SHOWN_PER_FILE)
+            rows = read_interactions(find_file(folder, INTERACTION_FILES), items.item_ids, limit=limit)
             note(rows.bad)
         except DataError as error:
             refused.append(str(error))
@@ -102,7 +107,7 @@ def _check_domain(folder: Path, min_interactions: int) -> DomainReport:
     few_E = few_interactions(user_E, min_interactions)
     # A row that is refused may be the event that an item without text needs: these are looked for in sound files only.
     if items is not None and rows is not None and not refused_rows:
-        note(_unknown_items(folder, items, rows, ~few_E))
+        note(_unknown_items(folder, items, rows, ~few_E, limit))
     item_count = 0 if items is None else len(items.item_ids)
     pairs = len(np.unique(user_E.astype(np.int64) * max(item_count, 1) + item_E))
     return DomainReport(
@@ -121,7 +126,9 @@ def _check_domain(folder: Path, min_interactions: int) -> DomainReport:
     )
 
 
-def _unknown_items(folder: Path, items: ItemRows, rows: InteractionRows, kept_E: npt.NDArray[np.bool_]) -> BadRows:
+def _unknown_items(
+    folder: Path, items: ItemRows, rows: InteractionRows, kept_E: npt.NDArray[np.bool_], limit: int
+) -> BadRows:
     """The items that training refuses because they have neither text nor an event in the train part."""
     domain = DomainData(
         name=folder.name,
@@ -134,7 +141,7 @@ def _unknown_items(folder: Path, items: ItemRows, rows: InteractionRows, kept_E:
         no_text=items.no_text,
     )
     unknown = unknown_items(domain, 0, split_events(Dataset((domain,), rows.users, "")))
-    return BadRows(tuple(unknown[:SHOWN_PER_FILE]), len(unknown))
+    return BadRows(tuple(unknown[:limit]), len(unknown))
 
 
 def _users(user_E: npt.NDArray[np.int32]) -> int:

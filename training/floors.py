@@ -1,7 +1,9 @@
 """The floors that a model must be above: popularity, item-bigram and content-kNN, at item level.
 
-They count train events only. Items of the target's history are not recommended again, unless ``keep_seen``.
-Knows nothing of SIDs or models. Shape legend: N targets, K places, I items of the domain, D dim, E events.
+They count train events only, those that are held out for the user router too. Items of the target's history are not
+recommended again, unless ``keep_seen``.
+Knows nothing of SIDs or models. Shape legend: N targets, C targets of a chunk, K places, I items of the domain, B items
+of a block, D dim, E events.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,6 +19,7 @@ POPULAR_ITEMS = 3000
 """Only so many of the most popular items are recommended for being popular."""
 
 _SCORES_AT_ONCE = 8_000_000
+_BLOCK_ITEMS = 16_384
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,29 +65,55 @@ def content_knn(task: FloorTask, vectors_ID: npt.NDArray[np.floating]) -> npt.ND
     """The items nearest by cosine to the history's newest of the same domain, int32[N, K], -1 behind the last.
 
     Ties by item number. A target with no history in its domain gets none. A vector of zeros is at cosine 0 to all.
+    Memory holds a block of the vectors, which may lie on disk.
 
     Raises:
         ValueError: ``vectors_ID`` has not one row an item.
     """
-    if vectors_ID.shape[0] != len(task.item_ids):
-        raise ValueError(f"{vectors_ID.shape[0]} vectors are given for {len(task.item_ids)} items; give one each")
-    unit_ID = np.asarray(vectors_ID, dtype=np.float32)
-    norm_I = np.linalg.norm(unit_ID, axis=1, keepdims=True)
-    unit_ID = np.divide(unit_ID, norm_I, out=np.zeros_like(unit_ID), where=norm_I > 0)
-
+    items = len(task.item_ids)
+    if vectors_ID.shape[0] != items:
+        raise ValueError(f"{vectors_ID.shape[0]} vectors are given for {items} items; give one each")
     top_NK = np.full((len(task.targets), task.places), -1, dtype=np.int32)
     asked = [(row, newest) for row, target in enumerate(task.targets) if (newest := _newest(target)) is not None]
-    at_once = max(1, _SCORES_AT_ONCE // max(1, len(task.item_ids)))
+    at_once = max(1, _SCORES_AT_ONCE // max(1, min(items, _BLOCK_ITEMS)))
     with track("content-kNN", total=len(asked)) as advance:
         for begin in range(0, len(asked), at_once):
-            chunk = asked[begin : begin + at_once]
-            cosine_NI = unit_ID[[newest for _, newest in chunk]] @ unit_ID.T
-            for (row, _), cosine_I in zip(chunk, cosine_NI, strict=True):
-                cosine_I[list(_seen(task, task.targets[row]))] = -np.inf
-                nearest = _largest(cosine_I, task.places)
-                top_NK[row, : len(nearest)] = nearest
-            advance(len(chunk))
+            row_C, newest_C = np.array(asked[begin : begin + at_once]).T
+            seen = [_seen(task, task.targets[row]) for row in row_C]
+            top_NK[row_C] = _nearest(vectors_ID, newest_C, seen, task.places)
+            advance(len(row_C))
     return top_NK
+
+
+def _nearest(
+    vectors_ID: npt.NDArray[np.floating], asked_C: npt.NDArray[np.int64], seen: Sequence[set[int]], places: int
+) -> npt.NDArray[np.int64]:
+    """The items nearest to those asked for, int64[C, K], -1 behind the last, without those seen; block by block."""
+    query_CD = _unit(vectors_ID[asked_C])
+    of_C = np.repeat(np.arange(len(seen)), [len(own) for own in seen])
+    seen_C = np.fromiter((item for own in seen for item in own), dtype=np.int64, count=len(of_C))
+    item_CK = np.full((len(seen), places), -1)
+    score_CK = np.full((len(seen), places), -np.inf, dtype=np.float32)
+    for begin in range(0, len(vectors_ID), _BLOCK_ITEMS):
+        cosine_CB = query_CD @ _unit(vectors_ID[begin : begin + _BLOCK_ITEMS]).T
+        here = (seen_C >= begin) & (seen_C < begin + cosine_CB.shape[1])
+        cosine_CB[of_C[here], seen_C[here] - begin] = -np.inf
+        # An item of an earlier block has a smaller number, so that it stays in front of one of the same cosine.
+        for row in np.flatnonzero(cosine_CB.max(axis=1) > score_CK[:, -1]):
+            block_K = _largest(cosine_CB[row], places)
+            score = np.concatenate([score_CK[row], cosine_CB[row, block_K]])
+            order_K = np.argsort(-score, kind="stable")[:places]
+            score_CK[row] = score[order_K]
+            item_CK[row] = np.concatenate([item_CK[row], begin + block_K])[order_K]
+    return item_CK
+
+
+def _unit(vectors_BD: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+    """Vectors of length 1 and of the same directions, float32[B, D]; zeros stay zeros."""
+    rows_BD = np.asarray(vectors_BD, dtype=np.float32)
+    norm_B = np.linalg.norm(rows_BD, axis=1, keepdims=True)
+    unit_BD: npt.NDArray[np.float32] = np.divide(rows_BD, norm_B, out=np.zeros_like(rows_BD), where=norm_B > 0)
+    return unit_BD
 
 
 def _largest(score_I: npt.NDArray[np.floating], places: int) -> npt.NDArray[np.int64]:
@@ -100,7 +129,8 @@ def _largest(score_I: npt.NDArray[np.floating], places: int) -> npt.NDArray[np.i
 
 def _train_rows(task: FloorTask) -> npt.NDArray[np.int64]:
     """Places of the domain's train events in ``events``, sorted by user and time."""
-    return np.flatnonzero((task.events.domain_E == task.domain) & (task.events.part_E == Part.TRAIN))
+    counted_E = np.isin(task.events.part_E, (Part.TRAIN, Part.ROUTER))
+    return np.flatnonzero((task.events.domain_E == task.domain) & counted_E)
 
 
 def _popular(task: FloorTask) -> tuple[list[int], npt.NDArray[np.int64]]:

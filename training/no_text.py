@@ -1,8 +1,9 @@
 """Vectors of items without text: from the company that they keep in the train part's events.
 
 Where some items of the domain have text, ridge regression leads from spectral coordinates to text vectors, fitted on
-the items that have both. Where none has, the coordinates are the vectors. An item without text that nobody took in the
-train part is refused. No event of the validation or test part is read.
+the items that have both; an item's vector is then the mean of that prediction and of the vectors of the items that
+users took right before or after it. Where none has text, the coordinates are the vectors. An item without text that
+nobody took in the train part is refused. No event of the validation or test part is read.
 
 All domains' vectors have the encoder's width D, with text or without: one tokenizer reads them all, and it is the
 encoder that makes the vectors of items that come later.
@@ -18,15 +19,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from training.co_occurrence import side_by_side
 from training.data import Dataset, DomainData
 from training.data_files import BadRow, quoted
 from training.errors import DataError
 from training.spectral import MOST_COORDINATES, spectral_coordinates
-from training.split import Events, Part
+from training.split import Events, Part, parts_digest
 from training.stages import stage
 
 _PENALTIES = np.logspace(4, -3, 29)
 """Candidates, strongest first, in units of the coordinates' mean variance times the number of items."""
+
+_PREDICTION_WEIGHT = 3.0
+"""Of the ridge prediction beside the neighbours, each of which has the square of how often it was one."""
 
 _ROWS = 65_536
 
@@ -107,13 +112,20 @@ def fill_vectors(
     if not count:
         return 0
     length = text_length(dataset, vectors)
-    with stage(work, "vectors-without-text", {"data": dataset.digest, "embedder": dict(embedder)}) as made:
+    inputs = {"data": dataset.digest, "parts": parts_digest(events), "embedder": dict(embedder)}
+    with stage(work, "vectors-without-text", inputs) as made:
         for number, domain in enumerate(dataset.domains):
             if domain.no_text:
+                vectors_ND, no_text_M = vectors[domain.name], np.array(list(domain.no_text), dtype=np.int64)
                 path = made.folder / f"{domain.name}.npy"
                 if not made.done:
-                    np.save(path, vectors_without_text(domain, number, events, vectors[domain.name], length))
-                vectors[domain.name][list(domain.no_text)] = np.load(path, allow_pickle=False)
+                    shape = (len(no_text_M), vectors_ND.shape[1])
+                    file_MD = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+                    vectors_without_text(domain, number, events, vectors_ND, length, file_MD)
+                    file_MD.flush()
+                kept_MD = np.load(path, mmap_mode="r", allow_pickle=False)
+                for rows in _blocks(np.arange(len(no_text_M))):
+                    vectors_ND[no_text_M[rows]] = kept_MD[rows]
     return count
 
 
@@ -123,26 +135,35 @@ def text_length(dataset: Dataset, vectors: Mapping[str, npt.NDArray[np.float32]]
     for domain in dataset.domains:
         rows_R = np.setdiff1d(np.arange(len(domain.item_ids)), list(domain.no_text))
         if len(rows_R):
-            total += len(rows_R) * _mean_and_length(vectors[domain.name], rows_R)[1]
+            total += len(rows_R) * _moments(vectors[domain.name], rows_R).length
             count += len(rows_R)
     return total / count if count else 1.0
 
 
 def vectors_without_text(
-    domain: DomainData, number: int, events: Events, vectors_ND: npt.NDArray[np.float32], length: float
+    domain: DomainData,
+    number: int,
+    events: Events,
+    vectors_ND: npt.NDArray[np.float32],
+    length: float,
+    out_MD: npt.NDArray[np.float32] | None = None,
 ) -> npt.NDArray[np.float32]:
     """The vectors of a domain's items without text, from the events of the train part alone.
 
-    Where some item has text: the ridge prediction. Predictions lie closer together than texts do, so that a tokenizer
-    would crowd them into few codes; they are moved away from their mean until their spread is halfway (the geometric
-    mean) between the two, and scaled to the mean length of the domain's text vectors. An item that shares no user with
-    another gets the direction of the texts' mean. Where no item has text: the coordinates, with zeros behind them
-    and of the length that texts have in other domains; an item that shares no user with another is all zeros.
+    Where some item has text: the mean of the ridge prediction (weight ``_PREDICTION_WEIGHT``) and of the items that
+    users took right before or after it, each by the square of how often; a neighbour without text stands there by its
+    own prediction. Both predictions and means lie closer together than texts do, so that a tokenizer would crowd them
+    into few codes; they are moved away from the texts' mean until their spread is halfway (the geometric mean) between
+    the two, and scaled to the mean length of the domain's text vectors. An item that shares no user with another gets
+    the direction of the texts' mean. Where no item has text: the coordinates, with zeros behind them and of the length
+    that texts have in other domains; an item that shares no user with another is all zeros.
 
     Args:
         number: of the domain in ``events``.
-        vectors_ND: text vectors; the rows of items without text are not read.
+        vectors_ND: text vectors, which may lie on disk. What is in the rows of items without text does not matter;
+            predictions are left there.
         length: of vectors where no item of the domain has text.
+        out_MD: where to write, such as a file; a new array by default. Memory holds blocks of it.
 
     Returns:
         float32[M, D], in the order of ``domain.no_text``.
@@ -151,25 +172,41 @@ def vectors_without_text(
     user_E, item_E = _train_events(events, number)
     coordinates_NK = spectral_coordinates(user_E, item_E, items, min(MOST_COORDINATES, dim))
     no_text_M = np.array(list(domain.no_text), dtype=np.int64)
-    coordinates_MK = coordinates_NK[no_text_M]
-    has_text_N = np.ones(items, dtype=bool)
-    has_text_N[no_text_M] = False
-    if not has_text_N.any():
-        vectors_MD = np.zeros((len(no_text_M), dim), dtype=np.float32)
-        vectors_MD[:, : coordinates_MK.shape[1]] = coordinates_MK * length
-        return vectors_MD
+    if out_MD is None:
+        out_MD = np.empty((len(no_text_M), dim), dtype=np.float32)
+    text_R = np.setdiff1d(np.arange(items), no_text_M)
+    blocks = _blocks(np.arange(len(no_text_M)))
+    if not len(text_R):
+        for rows in blocks:
+            out_MD[rows] = 0
+            out_MD[rows, : coordinates_NK.shape[1]] = coordinates_NK[no_text_M[rows]] * length
+        return out_MD
 
-    mean_D, own_length = _mean_and_length(vectors_ND, np.flatnonzero(has_text_N))
-    fit_R = np.flatnonzero(has_text_N & coordinates_NK.any(axis=1))
-    vectors_MD = np.tile(mean_D, (len(no_text_M), 1))
-    if len(fit_R):
-        known_M = coordinates_MK.any(axis=1)
-        fitted = ridge(coordinates_NK, vectors_ND, fit_R)
-        stretch = fitted.spread**-0.5 if fitted.spread else 1.0
-        vectors_MD[known_M] = fitted.predict(coordinates_MK[known_M], stretch)
-    lengths_M = np.linalg.norm(vectors_MD, axis=1, keepdims=True)
-    scaled_MD: npt.NDArray[np.float32] = (vectors_MD * (own_length / np.maximum(lengths_M, 1e-12))).astype(np.float32)
-    return scaled_MD
+    text = _moments(vectors_ND, text_R)
+    known_N = np.asarray(coordinates_NK.any(axis=1))
+    fit_R = text_R[known_N[text_R]]
+    fitted = ridge(coordinates_NK, vectors_ND, fit_R) if len(fit_R) else None
+    for rows in blocks:
+        items_R = no_text_M[rows]
+        predicted_RD = np.tile(text.mean_D, (len(rows), 1))
+        if fitted is not None:
+            known_R = known_N[items_R]
+            stretch = fitted.spread**-0.5 if fitted.spread else 1.0
+            predicted_RD[known_R] = fitted.predict(coordinates_NK[items_R[known_R]], stretch)
+        vectors_ND[items_R] = text.scaled(predicted_RD)
+    del coordinates_NK
+
+    beside_NN, squares = side_by_side(user_E, item_E, items), 0.0
+    for rows in blocks:
+        weight_RN = beside_NN[no_text_M[rows]].power(2)
+        sum_RD = weight_RN @ vectors_ND + _PREDICTION_WEIGHT * vectors_ND[no_text_M[rows]]
+        out_MD[rows] = sum_RD / (_PREDICTION_WEIGHT + np.asarray(weight_RN.sum(axis=1)))
+        squares += float(np.square(out_MD[rows] - text.mean_D).sum())
+    spread = (squares / len(no_text_M)) ** 0.5
+    stretch = (text.spread / spread) ** 0.5 if spread else 1.0
+    for rows in blocks:
+        out_MD[rows] = text.scaled(text.mean_D + stretch * (out_MD[rows] - text.mean_D))
+    return out_MD
 
 
 def ridge(
@@ -225,15 +262,32 @@ def _train_events(events: Events, number: int) -> tuple[npt.NDArray[np.int32], n
     return events.user_E[own_E], events.item_E[own_E]
 
 
-def _mean_and_length(
-    vectors_ND: npt.NDArray[np.float32], rows_R: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.float64], float]:
-    """The mean float64[D] of some rows, and their mean length."""
-    sum_D, length = np.zeros(vectors_ND.shape[1]), 0.0
+@dataclass(frozen=True, eq=False)
+class _Moments:
+    """Of some vectors: their mean float64[D], mean length, and root mean square distance from the mean."""
+
+    mean_D: npt.NDArray[np.float64]
+    length: float
+    spread: float
+
+    def scaled(self, vectors_MD: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+        """Vectors of the same directions and of the mean length, float32[M, D]."""
+        lengths_M = np.linalg.norm(vectors_MD, axis=1, keepdims=True)
+        scaled_MD: npt.NDArray[np.float32] = (vectors_MD * (self.length / np.maximum(lengths_M, 1e-12))).astype(
+            np.float32
+        )
+        return scaled_MD
+
+
+def _moments(vectors_ND: npt.NDArray[np.float32], rows_R: npt.NDArray[np.int64]) -> _Moments:
+    sum_D, length, squares = np.zeros(vectors_ND.shape[1]), 0.0, 0.0
     for rows in _blocks(rows_R):
         sum_D += vectors_ND[rows].sum(axis=0, dtype=np.float64)
-        length += float(np.linalg.norm(vectors_ND[rows], axis=1).sum())
-    return sum_D / len(rows_R), length / len(rows_R)
+        length_R = np.linalg.norm(vectors_ND[rows], axis=1).astype(np.float64)
+        length, squares = length + float(length_R.sum()), squares + float(np.square(length_R).sum())
+    mean_D = sum_D / len(rows_R)
+    variance = squares / len(rows_R) - float(np.square(mean_D).sum())
+    return _Moments(mean_D, length / len(rows_R), max(variance, 0.0) ** 0.5)
 
 
 def _blocks(rows_R: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:

@@ -13,6 +13,8 @@ import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
 MOST_COORDINATES = 256
+MOST_NUMBERS = 100_000_000
+"""In the matrix of all coordinates (400 MB), of which memory holds a few: catalogs beyond 390,000 items get fewer."""
 
 _OVERSAMPLED = 16
 _ITERATIONS = 8
@@ -36,13 +38,14 @@ def spectral_coordinates(
         most: coordinates wanted.
 
     Returns:
-        float32[N, K], K = min(most, N). Coordinates beyond the rank of the graph are 0.
+        float32[N, K], K = min(most, N, MOST_NUMBERS / N). Coordinates beyond the rank of the graph are 0.
     """
-    coordinates_NK = np.zeros((items, min(most, items)), dtype=np.float32)
+    most = min(most, items, max(1, MOST_NUMBERS // max(1, items)))
+    coordinates_NK = np.zeros((items, most), dtype=np.float32)
     graph_UN, joined = _normalised(user_E, item_E, items)
     if not len(joined):
         return coordinates_NK
-    vectors_NK, values_K = _right_singular(graph_UN, coordinates_NK.shape[1])
+    vectors_NK, values_K = _right_singular(graph_UN, most)
     vectors_NK *= _signs(vectors_NK) * values_K
     length_N = np.linalg.norm(vectors_NK, axis=1)
     told = length_N > _ROUNDING * length_N.max()
@@ -90,7 +93,7 @@ def _right_singular(graph_UN: csr_matrix, most: int) -> tuple[npt.NDArray[np.flo
     order = np.argsort(-squares, kind="stable")[:most]
     values_K = np.sqrt(np.maximum(squares[order], 0))
     kept = values_K > _ROUNDING * values_K[0]
-    return basis_NL @ rotation_LL[:, order[kept]].astype(np.float32), values_K[kept].astype(np.float32)
+    return _turned(basis_NL, rotation_LL[:, order[kept]], rows), values_K[kept].astype(np.float32)
 
 
 def _signs(vectors_NK: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -103,15 +106,25 @@ def _signs(vectors_NK: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def _orthonormal(vectors_NL: npt.NDArray[np.float32], rows: int) -> npt.NDArray[np.float32]:
-    """An orthonormal basis of the columns; those that only rounding tells from the others are left out.
+    """An orthonormal basis of the columns, in their place; those that only rounding tells from others are left out.
 
     From the eigenvectors of the Gram matrix (SVQB: Stathopoulos and Wu, SIAM J. Sci. Comput. 2002), which is many times
     faster than QR on tall matrices.
     """
     squares, rotation_LL = np.linalg.eigh(_gram(vectors_NL, rows))
     kept = squares > _ROUNDING**2 * squares[-1]
-    turned: npt.NDArray[np.float32] = vectors_NL @ (rotation_LL[:, kept] / np.sqrt(squares[kept])).astype(np.float32)
-    return turned
+    return _turned(vectors_NL, rotation_LL[:, kept] / np.sqrt(squares[kept]), rows)
+
+
+def _turned(
+    vectors_NL: npt.NDArray[np.float32], rotation_LK: npt.NDArray[np.floating], rows: int
+) -> npt.NDArray[np.float32]:
+    """The product float32[N, K], K at most L, written over the first columns ``rows`` rows at a time."""
+    rotation_LK = rotation_LK.astype(np.float32)
+    width = rotation_LK.shape[1]
+    for begin in range(0, len(vectors_NL), rows):
+        vectors_NL[begin : begin + rows, :width] = vectors_NL[begin : begin + rows] @ rotation_LK
+    return vectors_NL[:, :width]
 
 
 def _gram(vectors_NL: npt.NDArray[np.float32], rows: int) -> npt.NDArray[np.float64]:

@@ -18,6 +18,19 @@ def test_words_are_lower_case_letters_and_digits_of_any_script_from_the_title_an
     assert words_of(7, {"sizes": [1, None, "big"]}) == {"big"}
 
 
+def test_scripts_that_set_no_spaces_give_every_two_neighbouring_characters() -> None:
+    assert words_of("電気ケトル・USB3 茶", {}) == {"電気", "気ケ", "ケト", "トル", "usb3", "茶"}
+    assert words_of("红色台灯LED", {"标签": ["台灯"]}) == {"红色", "色台", "台灯", "led"}
+    assert words_of("น้ำ", {}) == {"น้", "้ำ"}
+    assert words_of("빨간 램프", {}) == {"빨간", "램프"}, "Korean sets spaces"
+
+
+def test_what_items_of_an_unspaced_language_share_stands_out() -> None:
+    lamps = [words_of(f"{colour}台灯", {}) for colour in ("红色", "蓝色", "绿色", "黄色")]
+    boats = [words_of(f"{colour}小船", {}) for colour in ("红色", "蓝色", "绿色", "黄色")]
+    assert standing_out(count_words(lamps), count_words([*lamps, *boats])) == ["台灯", "色台"]
+
+
 def test_items_are_counted_once_a_word_and_groups_add_up_to_all() -> None:
     words = [{"red", "lamp"}, {"blue", "lamp"}, {"red", "boat"}]
     by_group = count_words_by_group(words, ["a", "b", "a"])

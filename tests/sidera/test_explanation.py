@@ -1,7 +1,7 @@
 """What an SID means in words, from the catalog of a bundle alone."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from sidera.bundle import BundleDetails, DomainEntry, open_bundle, write_bundle
 from sidera.catalog import Catalog, CatalogItem, create_catalog
 from sidera.cli import app
 from sidera.errors import BundleError, CatalogError, UnknownDomainError
-from sidera.explanation import PrefixMeaning, explain_item
+from sidera.explanation import _CANDIDATES, PrefixMeaning, _similar_ids, explain_item
 from tests import tiny
 
 
@@ -84,6 +84,49 @@ def test_an_unknown_item_is_refused_with_similar_ids_and_titles(tmp_path: Path) 
     for nothing in ("xyz", ""):
         with pytest.raises(CatalogError, match=r"give an item_id as in items\.jsonl"):
             explain_item(bundle, nothing)
+
+
+@pytest.mark.parametrize("typo", ["lamp-12", "lmap-1", "lam-1", "Lamp-1", "lamp1", "klamp-1", "xamp-1"])
+def test_a_mistyped_id_is_recognised_wherever_the_slip_is(tmp_path: Path, typo: str) -> None:
+    with pytest.raises(CatalogError, match=r"close to it: .*'lamp-1'"):
+        explain_item(open_bundle(bundle_of(tmp_path, shop())), typo)
+
+
+def test_looking_for_similar_ids_reads_a_bounded_number_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = [(a, b, c) for a in range(16) for b in range(16) for c in range(16)]
+    items = [CatalogItem("shop", f"item-{n:05d}-new", sid) for n, sid in enumerate(numbers)]
+    create_catalog(items, (16, 16, 16)).save(tmp_path)
+    catalog = Catalog.load(tmp_path, ["shop"], (16, 16, 16))
+    read: list[str] = []
+    ids_from = Catalog.ids_from
+
+    def counted(self: Catalog, domain: str, beginning: str) -> Iterator[str]:
+        for item_id in ids_from(self, domain, beginning):
+            read.append(item_id)
+            yield item_id
+
+    monkeypatch.setattr(Catalog, "ids_from", counted)
+    monkeypatch.setattr(Catalog, "name", None)
+    similar = _similar_ids(catalog, "item-02049+nw", ["shop"])
+    assert similar[0] == "item-02049-new"
+    assert len(read) <= _CANDIDATES < len(items)
+
+
+@pytest.mark.parametrize("strange", ["\udcff", "lamp\0-1", "l" * 10_000, " "])
+def test_an_id_that_no_catalog_can_hold_is_an_unknown_item(tmp_path: Path, strange: str) -> None:
+    with pytest.raises(CatalogError, match=r"there is no item .* in the bundle; "):
+        explain_item(open_bundle(bundle_of(tmp_path, shop())), strange)
+
+
+def test_a_title_is_found_in_the_domains_asked_for_only(tmp_path: Path) -> None:
+    items = [*shop(), CatalogItem("films", "f", (0, 0, 0), "Красная ЛАМПА, boat 7")]
+    bundle = open_bundle(bundle_of(tmp_path, items))
+    with pytest.raises(CatalogError, match=r"in domain 'films'; close to it: 'f'$"):
+        explain_item(bundle, "лампа", "films")
+    with pytest.raises(CatalogError, match=r"in domain 'shop'; close to it: 'boat-7'$"):
+        explain_item(bundle, "oat 7", "shop")
 
 
 def test_a_changed_file_of_the_catalog_is_refused_before_it_is_read(

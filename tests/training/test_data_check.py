@@ -69,13 +69,19 @@ def test_items_without_text_are_counted_and_those_without_train_events_refused_b
     assert (fewer.items_without_text, fewer.refused_rows) == (4, 4)
 
 
-def test_only_the_first_bad_rows_of_a_file_are_shown_and_all_are_counted(tmp_path: Path) -> None:
+def test_only_the_first_bad_rows_of_a_file_are_shown_and_how_many_more_there_are(tmp_path: Path) -> None:
     shop = write_domain(tmp_path, "shop", ITEMS, HEADER + f"u,z,{NOON}\nu\n" * 50)
+    interactions = shop / "interactions.csv"
     (report,) = check_folder(tmp_path).domains
     assert report.refused_rows == 100
-    assert [line.split(": ")[0] for line in report.refused] == [
-        f"{shop / 'interactions.csv'}:{line}" for line in range(2, 2 + SHOWN_PER_FILE)
+    assert [line.split(": ")[0] for line in report.refused[:-1]] == [
+        f"{interactions}:{line}" for line in range(2, 2 + SHOWN_PER_FILE)
     ]
+    assert report.refused[-1] == f"{interactions}: 80 more rows are refused; --limit 100 names them too"
+    (all_of_them,) = check_folder(tmp_path, limit=100).domains
+    assert [line.split(": ")[0] for line in all_of_them.refused] == [f"{interactions}:{line}" for line in range(2, 102)]
+    (one,) = check_folder(tmp_path, limit=1).domains
+    assert [line.split(": ")[0] for line in one.refused] == [f"{interactions}:2", str(interactions)]
 
 
 def test_the_first_row_told_is_the_one_that_reading_stops_at(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import collections
 import itertools
+import tracemalloc
 
 import numpy as np
 import numpy.typing as npt
@@ -151,9 +152,10 @@ def test_a_target_with_no_history_in_its_domain_gets_popular_items_and_no_neighb
     places=st.integers(1, 10),
     keep_seen=st.booleans(),
     at_once=st.sampled_from([1, 20, 10**6]),
+    block=st.sampled_from([1, 3, 10**6]),
 )
 def test_neighbours_are_those_of_a_sort_by_cosine(
-    shop: Sequences, seed: int, places: int, keep_seen: bool, at_once: int
+    shop: Sequences, seed: int, places: int, keep_seen: bool, at_once: int, block: int
 ) -> None:
     # Vectors of few different directions, so that there are ties, but cosines that are exact in floating point.
     vectors = (
@@ -163,6 +165,7 @@ def test_neighbours_are_those_of_a_sort_by_cosine(
     task = make_task(shop, places=places, keep_seen=keep_seen)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training.floors, "_SCORES_AT_ONCE", at_once)
+        patch.setattr(training.floors, "_BLOCK_ITEMS", block)
         found = content_knn(task, vectors)
     for target, row in zip(task.targets, found.tolist(), strict=True):
         newest = vectors[target.history[-1][1]]
@@ -179,3 +182,17 @@ def test_neighbours_are_those_of_a_sort_by_cosine(
 def test_vectors_that_are_not_one_an_item_are_refused() -> None:
     with pytest.raises(ValueError, match="3 vectors are given for 8 items"):
         content_knn(make_task([[0, 1, 2]]), np.zeros((3, 4)))
+
+
+def test_neighbours_are_found_with_a_block_of_the_vectors_in_memory() -> None:
+    items, dim = 60_000, 64
+    task = make_task([[0, 1, 2]])
+    big = FloorTask(task.events, 0, [str(item) for item in range(items)], task.targets)
+    vectors_ID = np.random.default_rng(0).standard_normal((items, dim), dtype=np.float32)
+    tracemalloc.start()
+    try:
+        content_knn(big, vectors_ID)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < vectors_ID.nbytes

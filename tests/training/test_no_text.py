@@ -1,6 +1,8 @@
 """Vectors of items without text: known small worlds, what they may read, and the whole way to a bundle."""
 
 import dataclasses
+import itertools
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +62,7 @@ def texts(hidden: list[int]) -> npt.NDArray[np.float32]:
 
 
 def made(data: Dataset, vectors_ND: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    return vectors_without_text(data.domains[0], 0, split_events(data), vectors_ND, 1.0)
+    return vectors_without_text(data.domains[0], 0, split_events(data), vectors_ND.copy(), 1.0)
 
 
 def test_a_textless_item_lands_among_the_texts_of_the_items_that_its_users_take() -> None:
@@ -74,7 +76,12 @@ def test_a_textless_item_lands_among_the_texts_of_the_items_that_its_users_take(
     assert (cosine_M2.max(axis=1) > 0.9).all()
 
 
-def test_predictions_are_spread_halfway_between_the_ridges_and_the_texts() -> None:
+def unit(vectors_ND: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    scaled_ND: npt.NDArray[np.float64] = vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+    return scaled_ND
+
+
+def test_a_vector_is_the_mean_of_the_ridges_prediction_and_of_the_neighbours_by_the_square_of_how_often() -> None:
     hidden = [4, 7, 10, 13]
     data, vectors_ND = world(block_walks(), hidden), texts(hidden)
     events = split_events(data)
@@ -82,9 +89,22 @@ def test_predictions_are_spread_halfway_between_the_ridges_and_the_texts() -> No
     coordinates_NK = spectral_coordinates(events.user_E[train_E], events.item_E[train_E], ITEMS, DIM)
     shown = np.setdiff1d(np.arange(ITEMS), hidden)
     fitted = ridge(coordinates_NK, vectors_ND, shown)
-    expected_MD = fitted.predict(coordinates_NK[hidden], (1 / fitted.spread) ** 0.5)
-    expected_MD /= np.linalg.norm(expected_MD, axis=1, keepdims=True)
     assert 0.3 < fitted.spread < 0.99
+    filled_ND = vectors_ND.astype(np.float64)
+    filled_ND[hidden] = unit(fitted.predict(coordinates_NK[hidden], (1 / fitted.spread) ** 0.5))
+
+    beside: Counter[tuple[int, int]] = Counter()
+    for own in block_walks():
+        for first, second in itertools.pairwise(own[:-2]):
+            beside.update([(first, second), (second, first)])
+    assert max(beside.values()) > 3
+    mean_MD = np.empty((4, DIM))
+    for row, item in enumerate(hidden):
+        parts = [(3.0, item), *((beside[item, other] ** 2, other) for other in range(ITEMS))]
+        mean_MD[row] = sum(weight * filled_ND[other] for weight, other in parts) / sum(weight for weight, _ in parts)
+    text_mean_D = vectors_ND[shown].mean(axis=0)
+    ours, of_texts = (np.square(rows - text_mean_D).sum(axis=1).mean() ** 0.5 for rows in (mean_MD, vectors_ND[shown]))
+    expected_MD = unit(text_mean_D + (of_texts / ours) ** 0.5 * (mean_MD - text_mean_D))
     np.testing.assert_allclose(made(data, vectors_ND), expected_MD, atol=1e-5)
 
 
@@ -95,7 +115,7 @@ def test_validation_test_and_context_events_change_nothing_and_a_train_event_doe
     other = [[*own[:-2], *random.integers(ITEMS, size=2).tolist()] for own in walks]
     data = world(other, hidden)
     assert other != walks
-    assert set(split_events(data).part_E.tolist()) == set(Part)
+    assert set(split_events(data).part_E.tolist()) == {Part.TRAIN, Part.VALIDATION, Part.TEST, Part.CONTEXT}
     assert np.array_equal(made(data, texts(hidden)), before)
     other[0][0] = 4 if other[0][0] != 4 else 6
     assert not np.array_equal(made(world(other, hidden), texts(hidden)), before)
@@ -210,6 +230,24 @@ def test_ridge_on_too_few_rows_to_learn_from_predicts_their_mean(rows: list[int]
     predicted_RD = fitted.predict(inputs_NK[:10])
     mean_D = outputs_ND[rows].astype(np.float64).mean(axis=0)
     np.testing.assert_allclose(predicted_RD, np.tile(mean_D, (10, 1)), atol=1e-2)
+
+
+@pytest.mark.parametrize("hidden", [[4, 7, 10, 13, 19], list(range(ITEMS))])
+def test_vectors_made_block_by_block_on_disk_are_those_made_at_once(
+    hidden: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = world([[item for item in own if item != 19] for own in block_walks()], hidden)
+    at_once = made(data, texts(hidden))
+    monkeypatch.setattr(no_text, "_ROWS", 2)
+    files = [
+        np.lib.format.open_memmap(tmp_path / f"{rows}.npy", "w+", np.float32, (rows, DIM))
+        for rows in (ITEMS, len(hidden))
+    ]
+    files[0][:] = texts(hidden)
+    out_MD = files[1]
+    vectors_MD = vectors_without_text(data.domains[0], 0, split_events(data), files[0], 1.0, out_MD)
+    assert vectors_MD is out_MD
+    np.testing.assert_allclose(out_MD, at_once, atol=1e-6)
 
 
 def test_filled_vectors_leave_texts_as_they_are_and_are_kept_for_the_next_run(

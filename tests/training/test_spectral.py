@@ -115,3 +115,12 @@ def test_the_rank_of_the_graph_bounds_the_coordinates() -> None:
 def test_a_graph_without_edges_gives_zeros(events: list[tuple[int, int]]) -> None:
     user_E, item_E = np.array(events, dtype=np.int32).reshape(-1, 2).T
     assert spectral_coordinates(user_E, item_E, 1).tolist() == [[0.0]]
+
+
+def test_a_large_catalog_gets_the_first_of_the_coordinates_of_a_small_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    user_E, item_E = many_blocks()
+    expected_NK = spectral_coordinates(user_E, item_E, 400, 5)
+    monkeypatch.setattr(spectral, "MOST_NUMBERS", 2399)
+    assert np.array_equal(spectral_coordinates(user_E, item_E, 400), expected_NK)
+    monkeypatch.setattr(spectral, "MOST_NUMBERS", 1)
+    assert spectral_coordinates(user_E, item_E, 400).shape == (400, 1)
