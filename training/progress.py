@@ -1,51 +1,20 @@
-"""Progress of everything that takes longer than two seconds: a bar on a terminal, sparse lines in a log."""
+"""Progress of training, shown as that of everything else, by the first of several processes."""
 
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+import sidera.progress
+from sidera.progress import Advance
+from training.processes import is_first
 
-Advance = Callable[..., None]
-"""``advance(n=1, note="")``: n more units are done; the note is shown behind the bar."""
-
-_LOG_EVERY_SECONDS = 10.0
+__all__ = ["Advance", "track"]
 
 
 @contextmanager
-def track(description: str, total: int) -> Iterator[Advance]:
-    """Show how far a loop of ``total`` units has come, on standard error."""
-    if sys.stderr.isatty():
-        with Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=Console(stderr=True),
-        ) as bar:
-            task = bar.add_task(description, total=total, note="")
-
-            def advance_bar(n: int = 1, note: str = "") -> None:
-                bar.update(task, advance=n, note=note)
-
-            yield advance_bar
+def track(description: str, total: int, begin: int = 0) -> Iterator[Advance]:
+    """``sidera.progress.track`` in the first process; silence in the others."""
+    if not is_first():
+        yield lambda n=1, note="": None
         return
-
-    begun = last = time.monotonic()
-    done = 0
-
-    def advance_log(n: int = 1, note: str = "") -> None:
-        nonlocal done, last
-        done += n
-        now = time.monotonic()
-        if now - last >= _LOG_EVERY_SECONDS:
-            last = now
-            left = (now - begun) / done * (total - done) if done else 0.0
-            sys.stderr.write(f"{description}: {done}/{total}, {left:.0f} s left {note}\n")
-            sys.stderr.flush()
-
-    yield advance_log
+    with sidera.progress.track(description, total, begin) as advance:
+        yield advance

@@ -2,14 +2,16 @@
 
 Real times merge a user's domains into one chronological sequence; where timestamps are positions, each domain is a
 sequence of its own. Only events of the train part are targets; events of users with too few events are context; events
-of validation and test never enter. A long sequence is cut into windows, at another place every epoch, so that every
-event is a target once an epoch and is seen with histories of all lengths, the empty one included.
+of validation and test, and those held out for the user router, never enter. A long sequence is cut into windows, at
+another place every epoch, so that every event is a target once an epoch and is seen with histories of all lengths, the
+empty one included.
 
 Shapes: E events, S sequences, B sequences of a batch, W items of a window, L levels.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +59,23 @@ class SequenceBatch:
     target_BW: Tensor
     name: str
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that are read, padding included."""
+        return self.tokens_BWX.numel()
+
+    @property
+    def weight(self) -> int:
+        """How many targets the batch has."""
+        return int(self.target_BW.sum())
+
+    def part(self, index: int, parts: int) -> "SequenceBatch | None":
+        """Every ``parts``-th window, so that parts take equally long; None where no window is left."""
+        rows = slice(index, None, parts)
+        if index >= len(self.tokens_BWX):
+            return None
+        return SequenceBatch(self.tokens_BWX[rows], self.codes_BWL[rows], self.target_BW[rows], self.name)
+
 
 def training_sequences(events: Events, sids: Sequence[npt.NDArray[np.int32]]) -> TrainingSequences:
     """The sequences of all users.
@@ -79,6 +98,63 @@ def training_sequences(events: Events, sids: Sequence[npt.NDArray[np.int32]]) ->
     return TrainingSequences(domain_E, codes_EL, (events.part_E[kept] == Part.TRAIN)[order], begin_S)
 
 
+class EpochBatches(Sequence[SequenceBatch]):
+    """The batches of one epoch; each is made when it is taken, so that a run may go on at any of them.
+
+    Args:
+        sequences: where the windows are cut from.
+        vocabulary: the tokens of codes and domains.
+        domain_names: name of each domain index.
+        windows: of each window, the event it begins at, its items, and whether ``<any_domain>`` stands for its domains.
+            Shapes: int64[C], int64[C], bool[C].
+        groups: the windows of each batch.
+    """
+
+    def __init__(
+        self,
+        sequences: TrainingSequences,
+        vocabulary: Vocabulary,
+        domain_names: Sequence[str],
+        windows: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]],
+        groups: Sequence[npt.NDArray[np.int64]],
+    ) -> None:
+        self._sequences, self._vocabulary, self._groups = sequences, vocabulary, groups
+        self._begin_C, self._length_C, self._anonymous_C = windows
+        self._domain_token_of = np.array([vocabulary.domain_token(name) for name in domain_names])
+        self._first_code_L = np.array([vocabulary.first_code(level) for level in range(vocabulary.num_levels)])
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    @overload
+    def __getitem__(self, place: int) -> SequenceBatch: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[SequenceBatch]: ...
+
+    def __getitem__(self, place: int | slice) -> SequenceBatch | list[SequenceBatch]:
+        if isinstance(place, slice):
+            return [self._batch(windows) for windows in self._groups[place]]
+        return self._batch(self._groups[place])
+
+    def _batch(self, windows: npt.NDArray[np.int64]) -> SequenceBatch:
+        begin_B, length_B = self._begin_C[windows], self._length_C[windows]
+        step_W = np.arange(length_B.max())
+        inside_BW = step_W < length_B[:, None]
+        event_BW = np.where(inside_BW, begin_B[:, None] + step_W, 0)
+        codes_BWL = self._sequences.codes_EL[event_BW].astype(np.int64)
+        domain_BW = self._domain_token_of[self._sequences.domain_E[event_BW]]
+        domain_BW = np.where(self._anonymous_C[windows][:, None], self._vocabulary.any_domain, domain_BW)
+        tokens_BWX = np.concatenate([domain_BW[..., None], codes_BWL + self._first_code_L], axis=2)
+        tokens_BWX = np.where(inside_BW[..., None], tokens_BWX, self._vocabulary.pad)
+        return SequenceBatch(
+            tokens_BWX=torch.from_numpy(tokens_BWX),
+            codes_BWL=torch.from_numpy(codes_BWL),
+            target_BW=torch.from_numpy(inside_BW & self._sequences.target_E[event_BW]),
+            name=f"windows of {len(step_W)} items at events {begin_B[:3].tolist()}...",
+        )
+
+
 def epoch_batches(
     sequences: TrainingSequences,
     vocabulary: Vocabulary,
@@ -88,7 +164,7 @@ def epoch_batches(
     batch_tokens: int,
     any_domain_probability: float,
     seed: Sequence[int],
-) -> Iterator[SequenceBatch]:
+) -> EpochBatches:
     """The batches of one epoch: windows of similar length together, in an order that the seed decides.
 
     Args:
@@ -102,41 +178,25 @@ def epoch_batches(
     shuffled = random.permutation(len(begin_C))
     by_length = shuffled[np.argsort(length_C[shuffled], kind="stable")]
     groups = list(_grouped(by_length, length_C, batch_tokens // vocabulary.tokens_per_item))
-    domain_token_of = np.array([vocabulary.domain_token(name) for name in domain_names])
-    first_code_L = np.array([vocabulary.first_code(level) for level in range(vocabulary.num_levels)])
-    for place in random.permutation(len(groups)):
-        windows = groups[place]
-        step_W = np.arange(length_C[windows].max())
-        inside_BW = step_W < length_C[windows][:, None]
-        event_BW = np.where(inside_BW, begin_C[windows][:, None] + step_W, 0)
-        codes_BWL = sequences.codes_EL[event_BW].astype(np.int64)
-        domain_BW = domain_token_of[sequences.domain_E[event_BW]]
-        anonymous_B = random.random(len(windows)) < any_domain_probability
-        domain_BW = np.where(anonymous_B[:, None], vocabulary.any_domain, domain_BW)
-        tokens_BWX = np.concatenate([domain_BW[..., None], codes_BWL + first_code_L], axis=2)
-        tokens_BWX = np.where(inside_BW[..., None], tokens_BWX, vocabulary.pad)
-        yield SequenceBatch(
-            tokens_BWX=torch.from_numpy(tokens_BWX),
-            codes_BWL=torch.from_numpy(codes_BWL),
-            target_BW=torch.from_numpy(inside_BW & sequences.target_E[event_BW]),
-            name=f"windows of {len(step_W)} items at events {begin_C[windows][:3].tolist()}...",
-        )
+    anonymous_C = random.random(len(begin_C)) < any_domain_probability
+    ordered = [groups[place] for place in random.permutation(len(groups))]
+    return EpochBatches(sequences, vocabulary, domain_names, (begin_C, length_C, anonymous_C), ordered)
 
 
 def _windows(
     sequences: TrainingSequences, max_items: int, random: np.random.Generator
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Where each window begins, and how many items it has; windows without a target are left out."""
-    begins: list[npt.NDArray[np.int64]] = []
-    lengths: list[npt.NDArray[np.int64]] = []
-    for begin, end in zip(sequences.begin_S[:-1].tolist(), sequences.begin_S[1:].tolist(), strict=True):
-        cuts = np.array([begin, end])
-        if end - begin > max_items:
-            first = begin + int(random.integers(1, max_items + 1))
-            cuts = np.concatenate([[begin], np.arange(first, end, max_items), [end]])
-        begins.append(cuts[:-1])
-        lengths.append(np.diff(cuts))
-    begin_C, length_C = np.concatenate(begins), np.concatenate(lengths)
+    begin_S, end_S = sequences.begin_S[:-1], sequences.begin_S[1:]
+    long_S = end_S - begin_S > max_items
+    first_S = np.where(long_S, begin_S + random.integers(1, max_items + 1, size=len(begin_S)), end_S)
+    more_S = -(-(end_S - first_S) // max_items)  # windows behind the first cut
+    last_C = np.cumsum(1 + more_S)
+    sequence_C = np.repeat(np.arange(len(begin_S)), 1 + more_S)
+    number_C = np.arange(len(sequence_C)) - (last_C - more_S - 1)[sequence_C]
+    cut_C = first_S[sequence_C] + (number_C - 1) * max_items
+    begin_C = np.where(number_C == 0, begin_S[sequence_C], cut_C)
+    length_C = np.minimum(np.where(number_C == 0, first_S[sequence_C], cut_C + max_items), end_S[sequence_C]) - begin_C
     counted = np.concatenate([[0], np.cumsum(sequences.target_E)])
     has_target = counted[begin_C + length_C] > counted[begin_C]
     return begin_C[has_target], length_C[has_target]

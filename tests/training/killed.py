@@ -34,6 +34,18 @@ class Numbers:
     values_BD: Tensor
     name: str
 
+    @property
+    def num_tokens(self) -> int:
+        return self.values_BD.numel()
+
+    @property
+    def weight(self) -> int:
+        return len(self.values_BD)
+
+    def part(self, index: int, parts: int) -> "Numbers | None":
+        rows_BD = self.values_BD[index::parts]
+        return Numbers(rows_BD, self.name) if len(rows_BD) else None
+
 
 class Toy(nn.Module):
     """A model with dropout, so that a wrong state of the random numbers would show."""
@@ -69,11 +81,11 @@ def run_loop(folder: Path, kill: tuple[str, int] | None = None) -> tuple[Toy, tr
     torch.manual_seed(0)
     toy = Toy(lambda: happens("step"))
 
-    def validate() -> float:
+    def validate() -> dict[str, float]:
         happens("validate")
         toy.eval()
         with torch.no_grad():
-            return -sum(float(toy.loss(batch)) for batch in batches_of(99))
+            return {"recall@10": -sum(float(toy.loss(batch)) for batch in batches_of(99))}
 
     with half_saved(lambda: happens("save")):
         report = train_loop("toy", toy, batches_of, validate, LOOP_CONFIG, seed=3, folder=folder)
