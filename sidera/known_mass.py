@@ -1,0 +1,95 @@
+"""Probability of leaves that is known before a search begins: a sorted list of leaves a request, and what all share.
+
+The leaves below a node are one contiguous range, so the mass of any prefix is the difference of two cumulative sums.
+Beam search adds it to the language model's mass; this module knows neither items nor where the numbers come from.
+
+Shapes: B batch, S listed leaves (padded), N leaves of all domains, X any number of boundaries, K beams.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+_BEYOND = 2**62
+"""A leaf behind all others: pads the lists."""
+
+
+@dataclass(frozen=True)
+class KnownMass:
+    """What is known of the leaves of every request of a batch.
+
+    Attributes:
+        leaves_BS: sorted leaves of each request, padded. Shape: int64[B, S].
+        below_BS: the listed mass before each of them, and behind the last. Shape: float64[B, S + 1].
+        shared_below_N: of the distribution that all requests share, the mass before each leaf, and behind the last; it
+            sums to 1 within every domain. None: there is none. Shape: float64[N + 1].
+        shared_weight_B: the share of it in each request. Shape: float64[B].
+        rest_B: what is left of 1: the weight of the distributions that the search computes. Shape: float64[B].
+    """
+
+    leaves_BS: Tensor
+    below_BS: Tensor
+    shared_below_N: Tensor | None
+    shared_weight_B: Tensor
+    rest_B: Tensor
+
+    @classmethod
+    def build(
+        cls,
+        leaves: Sequence[npt.NDArray[np.integer]],
+        masses: Sequence[npt.NDArray[np.floating]],
+        shared_weights: Sequence[float],
+        shared_below_N: Tensor | None = None,
+        device: torch.device | str = "cpu",
+    ) -> "KnownMass | None":
+        """What is known of a batch; None where nothing is.
+
+        Args:
+            leaves: of each request the leaves that are listed, each once, in any order.
+            masses: their masses, above 0; with the shared weight no more than 1.
+            shared_weights: of each request; 0 where there is no shared distribution.
+        """
+        if not any(len(listed) for listed in leaves) and not any(shared_weights):
+            return None
+        width = max(len(listed) for listed in leaves)
+        leaves_BS = np.full((len(leaves), width), _BEYOND, dtype=np.int64)
+        below_BS = np.zeros((len(leaves), width + 1))
+        for row, (listed, mass) in enumerate(zip(leaves, masses, strict=True)):
+            order = np.argsort(listed)
+            leaves_BS[row, : len(listed)] = listed[order]
+            below_BS[row, 1 : len(listed) + 1] = np.cumsum(mass[order], dtype=np.float64)
+            below_BS[row, len(listed) + 1 :] = below_BS[row, len(listed)]
+        shared_B = np.asarray(shared_weights, dtype=np.float64)
+        rest_B = np.maximum(1.0 - shared_B - below_BS[:, -1], 0.0)
+        return cls(
+            torch.from_numpy(leaves_BS).to(device),
+            torch.from_numpy(below_BS).to(device),
+            shared_below_N,
+            torch.from_numpy(shared_B).to(device),
+            torch.from_numpy(rest_B).to(device),
+        )
+
+    @property
+    def log_rest_B(self) -> Tensor:  # noqa: N802
+        """Log-weight of what the search computes; -inf where nothing is left to it. Shape: float32[B]."""
+        return self.rest_B.log().float()
+
+    def log_mass(self, begin_BX: Tensor, end_BX: Tensor) -> Tensor:
+        """The known mass of the leaves from ``begin`` to before ``end``; -inf where there is none.
+
+        Returns:
+            float32[B, X].
+        """
+        mass_BX = self._below(end_BX) - self._below(begin_BX)
+        if self.shared_below_N is not None:
+            shared_BX = self.shared_below_N[end_BX] - self.shared_below_N[begin_BX]
+            mass_BX = mass_BX + self.shared_weight_B[:, None] * shared_BX
+        return mass_BX.clamp_min(0.0).log().float()
+
+    def _below(self, leaf_BX: Tensor) -> Tensor:
+        place_BX = torch.searchsorted(self.leaves_BS, leaf_BX.contiguous())
+        return self.below_BS.gather(1, place_BX)

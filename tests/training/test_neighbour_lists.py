@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from training.config import NeighboursConfig
+from training.neighbour_lists import joined, mixture_shares, popularity_of, similar_of, transitions_of
+from training.split import Events, Part
+
+A, B, C, D = range(4)
+
+
+def events_of(*users: tuple[str, list[int]]) -> Events:
+    """Users of domain 0: one letter a part (t: train, v: validation, s: test), one item each."""
+    part = {"t": Part.TRAIN, "v": Part.VALIDATION, "s": Part.TEST, "r": Part.ROUTER}
+    rows = [
+        (user, item, part[letter])
+        for user, (parts, items) in enumerate(users)
+        for letter, item in zip(parts, items, strict=True)
+    ]
+    count = len(rows)
+    return Events(
+        user_E=np.array([user for user, _, _ in rows], dtype=np.int32),
+        domain_E=np.zeros(count, dtype=np.int32),
+        item_E=np.array([item for _, item, _ in rows], dtype=np.int32),
+        time_E=np.arange(count, dtype=np.int64),
+        part_E=np.array([part for _, _, part in rows], dtype=np.int8),
+        real_time_E=np.ones(count, dtype=bool),
+        row_E=np.arange(count, dtype=np.int32),
+    )
+
+
+def test_followers_count_by_distance_and_less_backward() -> None:
+    events = events_of(("ttt", [A, B, C]), ("tt", [A, B]))
+    counts = transitions_of(events, 0, 4, NeighboursConfig(window=2, backward=0.5)).toarray()
+    assert counts[A].tolist() == [0, 2, 0.5, 0]
+    assert counts[B].tolist() == [1, 0, 1, 0]
+    assert counts[C].tolist() == pytest.approx([0.25, 0.5, 0, 0])
+
+
+def test_nothing_but_train_events_of_the_same_user_is_counted() -> None:
+    events = events_of(("tvs", [A, B, C]), ("tvs", [B, A, C]))
+    assert transitions_of(events, 0, 4, NeighboursConfig()).nnz == 0
+    assert popularity_of(events, 0, 4).tolist() == [0.5, 0.5, 0, 0]
+
+
+def test_what_is_held_out_for_the_router_counts_as_it_learns_nothing_from_lists() -> None:
+    counts = transitions_of(events_of(("trvs", [A, B, C, D])), 0, 4, NeighboursConfig(backward=0.0)).toarray()
+    assert counts.nonzero() == (A, B)
+
+
+def test_an_item_taken_again_is_no_follower_of_itself() -> None:
+    assert transitions_of(events_of(("ttt", [A, A, A])), 0, 2, NeighboursConfig()).nnz == 0
+
+
+def test_only_the_longest_part_of_a_list_is_kept_and_ties_go_to_the_lower_item() -> None:
+    events = events_of(("tt", [A, D]), ("tt", [A, B]), ("tt", [A, C]), ("tt", [A, C]))
+    counts = transitions_of(events, 0, 4, NeighboursConfig(window=1, backward=0.0, longest=2)).toarray()
+    assert counts[A].tolist() == [0, 1, 2, 0]
+
+
+def test_a_domain_without_train_events_has_no_popular_items() -> None:
+    assert popularity_of(events_of(("vs", [A, B])), 0, 2).tolist() == [0, 0]
+
+
+def test_items_alike_are_the_nearest_by_cosine_and_never_the_item_itself() -> None:
+    vectors = np.array([[1, 0], [2, 0], [1, 1], [0, 3], [0, 0]], dtype=np.float32)
+    found = similar_of(vectors, NeighboursConfig(nearest=2, temperature=0.5), "films").toarray()
+    assert np.flatnonzero(found[0]).tolist() == [1, 2]
+    assert found[0, 1] == pytest.approx(1.0)
+    assert found[0, 2] == pytest.approx(np.exp((np.sqrt(0.5) - 1) / 0.5))
+    assert found.diagonal().tolist() == [0] * 5
+
+
+def test_a_domain_of_one_item_has_nothing_alike() -> None:
+    assert similar_of(np.ones((1, 3), dtype=np.float32), NeighboursConfig(), "films").nnz == 0
+
+
+def test_lists_are_joined_by_the_numbers_of_the_bundle() -> None:
+    films = sp.csr_matrix(np.array([[0, 5], [0, 0]], dtype=np.float32))
+    books = sp.csr_matrix(np.array([[0, 1], [2, 0]], dtype=np.float32))
+    lists = joined({"films": films, "books": books}, {"films": np.array([3, 0]), "books": np.array([2, 1])}, 4)
+    found = {number: [array.tolist() for array in lists.of(number)] for number in range(4)}
+    assert found == {0: [[], []], 1: [[2], [2.0]], 2: [[1], [1.0]], 3: [[0], [5.0]]}
+
+
+@given(arrays(np.float64, (3, 12), elements=st.floats(0.001, 1)))
+def test_no_other_shares_make_the_targets_likelier(mass: np.ndarray) -> None:
+    share = mixture_shares(list(mass), rounds=2000)
+    assert share.sum() == pytest.approx(1)
+    others = np.random.default_rng(0).dirichlet(np.ones(3), size=50)
+
+    # Of the targets, and of one more for each distribution.
+    ours, *theirs = (np.log(shares @ mass).sum() + np.log(shares).sum() for shares in (share, *others))
+    assert max(theirs) <= ours + 1e-4
+
+
+def test_a_distribution_that_never_knows_the_target_keeps_the_share_of_one_target() -> None:
+    assert mixture_shares([np.full(8, 0.5), np.zeros(8)]).tolist() == pytest.approx([0.9, 0.1])
+
+
+def test_targets_that_no_distribution_knows_decide_nothing() -> None:
+    some = mixture_shares([np.array([0.5, 0.0]), np.array([0.1, 0.0])])
+    assert some.tolist() == mixture_shares([np.array([0.5]), np.array([0.1])]).tolist()
+    assert mixture_shares([np.zeros(2), np.zeros(2)]).tolist() == [0.5, 0.5]

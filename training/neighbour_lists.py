@@ -1,0 +1,134 @@
+"""Makes the lists of :mod:`sidera.neighbours`: what followed an item in the train part, and what is like it.
+
+Knows item numbers of one domain (0..I-1), and puts all domains' lists together by the bundle's numbers.
+
+Shapes: I items of a domain, N items of the bundle, D item vector dim, E events, X entries of all lists.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from sidera.neighbours import NeighbourLists
+from training.config import NeighboursConfig
+from training.progress import track
+from training.split import Events, Part
+
+_SCORES_AT_ONCE = 16_000_000
+
+
+def transitions_of(events: Events, domain: int, num_items: int, config: NeighboursConfig) -> sp.csr_matrix:
+    """How often an item came near each other one in the train part's sequences of its domain: float32[I, I]."""
+    train_E = np.flatnonzero(_train(events, domain))
+    item_E, user_E = events.item_E[train_E].astype(np.int64), events.user_E[train_E]
+    befores, afters, counts = [], [], []
+    for distance in range(1, config.window + 1):
+        same_user = user_E[distance:] == user_E[:-distance]
+        before, after = item_E[:-distance][same_user], item_E[distance:][same_user]
+        befores += [before, after]
+        afters += [after, before]
+        counts += [np.full(len(before), 1 / distance), np.full(len(before), config.backward / distance)]
+    entries = (np.concatenate(counts), (np.concatenate(befores), np.concatenate(afters)))
+    counted = sp.coo_matrix(entries, shape=(num_items, num_items)).tocsr()
+    counted.setdiag(0)
+    counted.eliminate_zeros()
+    return _longest(counted, config.longest)
+
+
+def similar_of(vectors_ID: npt.NDArray[np.floating], config: NeighboursConfig, label: str) -> sp.csr_matrix:
+    """The nearest items of each, with exp((cosine - 1) / temperature). Shape: float32[I, I]."""
+    count, nearest = len(vectors_ID), min(config.nearest, len(vectors_ID) - 1)
+    if nearest < 1:
+        return sp.csr_matrix((count, count), dtype=np.float32)
+    unit_ID = np.asarray(vectors_ID, dtype=np.float32)
+    norm_I = np.linalg.norm(unit_ID, axis=1, keepdims=True)
+    unit_ID = np.divide(unit_ID, norm_I, out=np.zeros_like(unit_ID), where=norm_I > 0)
+    item_IK = np.empty((count, nearest), dtype=np.int64)
+    weight_IK = np.empty((count, nearest), dtype=np.float32)
+    at_once = max(1, _SCORES_AT_ONCE // count)
+    with track(f"items alike: {label}", count) as advance:
+        for begin in range(0, count, at_once):
+            rows = np.arange(begin, min(begin + at_once, count))
+            cosine_RI = unit_ID[rows] @ unit_ID.T
+            cosine_RI[np.arange(len(rows)), rows] = -np.inf
+            item_RK = np.argpartition(-cosine_RI, nearest - 1, axis=1)[:, :nearest]
+            cosine_RK = np.take_along_axis(cosine_RI, item_RK, axis=1)
+            item_IK[rows] = item_RK
+            weight_IK[rows] = np.exp((cosine_RK - 1) / config.temperature)
+            advance(len(rows))
+    begin_I = np.arange(count + 1, dtype=np.int64) * nearest
+    found = sp.csr_matrix((weight_IK.ravel(), item_IK.ravel(), begin_I), shape=(count, count))
+    found.sort_indices()
+    return found
+
+
+def popularity_of(events: Events, domain: int, num_items: int) -> npt.NDArray[np.float32]:
+    """The share of each item in the train events of its domain. Shape: float32[I]; zeros where there are none."""
+    count_I = np.bincount(events.item_E[_train(events, domain)], minlength=num_items)
+    share_I: npt.NDArray[np.float32] = (count_I / max(1, count_I.sum())).astype(np.float32)
+    return share_I
+
+
+def joined(
+    lists: Mapping[str, sp.csr_matrix], numbers: Mapping[str, npt.NDArray[np.int64]], num_items: int
+) -> NeighbourLists:
+    """The lists of all domains by the bundle's item numbers.
+
+    Args:
+        numbers: of each domain's items. Shape: int64[I].
+        num_items: N.
+    """
+    length_N = np.zeros(num_items, dtype=np.int64)
+    for name, own in lists.items():
+        length_N[numbers[name]] = np.diff(own.indptr)
+    begin_N = np.concatenate([[0], np.cumsum(length_N)])
+    item_X = np.empty(begin_N[-1], dtype=np.int32)
+    weight_X = np.empty(begin_N[-1], dtype=np.float32)
+    for name, own in lists.items():
+        row_X = np.repeat(np.arange(own.shape[0]), np.diff(own.indptr))
+        place_X = begin_N[numbers[name]][row_X] + np.arange(len(row_X)) - own.indptr[row_X]
+        item_X[place_X] = numbers[name][own.indices]
+        weight_X[place_X] = own.data
+    return NeighbourLists(begin_N, item_X, weight_X)
+
+
+def mixture_shares(mass_GX: Sequence[npt.NDArray[np.floating]], rounds: int = 300) -> npt.NDArray[np.float64]:
+    """The shares of distributions that make targets most likely, by expectation maximisation.
+
+    The likelihood of a mixture's weights is concave, so where it starts changes nothing. Each distribution is given one
+    target more, so that none is left without a share: what no list names keeps the language model's mass.
+
+    Args:
+        mass_GX: the mass of each target under each distribution.
+
+    Returns:
+        float64[G], above 0, summing to 1.
+    """
+    mass = np.stack([np.asarray(own, dtype=np.float64) for own in mass_GX])
+    mass = mass[:, mass.sum(axis=0) > 0]
+    share_G = np.full(len(mass), 1 / len(mass))
+    if mass.shape[1] == 0:
+        return share_G
+    for _ in range(rounds):
+        part_GX = share_G[:, None] * mass
+        share_G = (part_GX / part_GX.sum(axis=0)).sum(axis=1) + 1
+        share_G /= share_G.sum()
+    return share_G
+
+
+def _train(events: Events, domain: int) -> npt.NDArray[np.bool_]:
+    """The train events of a domain, those for the user router included: it learns nothing from the lists. bool[E]."""
+    counted_E: npt.NDArray[np.bool_] = np.isin(events.part_E, (Part.TRAIN, Part.ROUTER)) & (events.domain_E == domain)
+    return counted_E
+
+
+def _longest(counted: sp.csr_matrix, longest: int) -> sp.csr_matrix:
+    """The largest entries of every row; of equal ones those of the lower column."""
+    row_X = np.repeat(np.arange(counted.shape[0]), np.diff(counted.indptr))
+    order = np.lexsort((counted.indices, -counted.data, row_X))
+    place_X = np.arange(len(row_X)) - counted.indptr[row_X]
+    kept = order[place_X < longest]
+    entries = (counted.data[kept].astype(np.float32), (row_X[kept], counted.indices[kept]))
+    return sp.coo_matrix(entries, shape=counted.shape).tocsr()
