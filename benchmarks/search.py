@@ -11,7 +11,6 @@ from functools import partial
 from itertools import product
 
 import torch
-from torch import Tensor
 
 from benchmarks.harness import Figure, Ratio, ratio_figures, time_ratio
 from benchmarks.samples import Bench
@@ -19,6 +18,7 @@ from sidera.beam_search import SearchBatch, beam_search
 from sidera.language_model import LanguageModel
 from sidera.leaf_filter import LeafFilter
 from sidera.recommender import Query, Recommender
+from sidera.user_router import Mixture
 from training.progress import track
 
 MOST = 1.15
@@ -37,18 +37,16 @@ def search_batch(recommender: Recommender, queries: Sequence[Query], universal_o
     tokens_BP = torch.full((len(prompts), max(map(len, prompts))), model.vocabulary.pad)
     for row, prompt in enumerate(prompts):
         tokens_BP[row, : len(prompt)] = torch.tensor(prompt)
-    log_weights_MB: Tensor
     if universal_only:
-        log_weights_MB, adapters_B, blocked = torch.zeros(1, len(queries)), None, None
+        mixture, blocked = Mixture(torch.zeros(1, len(queries))), None
     else:
-        log_weights_MB, adapters_B = model.mixture([query.domain for query in queries])
+        mixture = model.mixture([query.domain for query in queries])
         blocked = LeafFilter.build([_history_leaves(recommender, query) for query in queries])
     return SearchBatch(
         tokens_BP=tokens_BP,
         lengths_B=torch.tensor([len(prompt) for prompt in prompts]),
         roots_B=torch.tensor([catalog.domains.index(query.domain) for query in queries]),
-        log_weights_MB=log_weights_MB,
-        adapters_B=adapters_B,
+        mixture=mixture,
         num_results_B=torch.tensor([query.num_results for query in queries]),
         filter=blocked,
     )
@@ -74,7 +72,10 @@ class BarePasses:
 
     def __call__(self, batch: SearchBatch) -> None:
         """Read the histories of a batch, and one run of tokens for each level but the last."""
-        _, history = self._model.prefill(batch.tokens_BP, batch.lengths_B, batch.adapters_B, len(batch.log_weights_MB))
+        mixture = batch.mixture
+        _, history = self._model.prefill(
+            batch.tokens_BP, batch.lengths_B, mixture.adapters_B, mixture.num_distributions
+        )
         for tokens_BK, depths_BK, visible_BKS in zip(self._tokens, self._depths, self._masks, strict=True):
             self._model.extend(history, tokens_BK, depths_BK, visible_BKS)
 

@@ -28,6 +28,7 @@ _ATTEMPTS = 5
 Result = TypeVar("Result")
 Sid = tuple[int, ...]
 Key = tuple[str, str]
+Vectors = Mapping[Key, npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,15 @@ class LiveCatalog:
         self,
         model: Model,
         store: CatalogStore,
-        prepare_swap: Callable[[Catalog], Callable[[], None]],
+        prepare_swap: Callable[[Catalog, Vectors, bool], Callable[[], None]],
         *,
         max_domains: int,
         log: FilteringBoundLogger,
     ) -> None:
-        """``prepare_swap`` builds what a snapshot needs; what it returns puts it into use, and returns once it is."""
+        """``prepare_swap`` takes what :meth:`Model.stage` takes and builds what a snapshot needs.
+
+        What it returns puts the snapshot into use, and returns once it is.
+        """
         self._model = model
         self._store = store
         self._prepare_swap = prepare_swap
@@ -159,13 +163,16 @@ class LiveCatalog:
                 sids=[row for row in rows if row.sid is not None],
             )
             moved = state.moved | {(row.domain, row.item_id) for row in rows if row.moved}
-            self._commit_and_swap(changes, _State(catalog, version, moved, state.reserved), state.stored_version)
-        joined = {item_id: replace(place, registered=place.sid is not None) for item_id, place in placed.items()}
-        return [known[item.item_id] or joined[item.item_id] for item in items]
+            joined = {(domain, item.item_id): vector_of[item.item_id] for item in written if item not in changed}
+            swap = self._prepare_swap(catalog, joined, False)
+            self._commit_and_swap(changes, _State(catalog, version, moved, state.reserved), state.stored_version, swap)
+        found = {item_id: replace(place, registered=place.sid is not None) for item_id, place in placed.items()}
+        return [known[item.item_id] or found[item.item_id] for item in items]
 
-    def _commit_and_swap(self, changes: Changes, state: _State, expected_version: int) -> None:
-        # What can fail comes first: once the change is stored, only the swap is left.
-        swap = self._prepare_swap(state.catalog)
+    def _commit_and_swap(
+        self, changes: Changes, state: _State, expected_version: int, swap: Callable[[], None]
+    ) -> None:
+        """Store a change and put its snapshot into use. What can fail came before: only the swap is left then."""
         self._store.commit(
             changes, tokenizer=self._tokenizer, expected_version=expected_version, version=state.stored_version
         )
@@ -217,10 +224,11 @@ class LiveCatalog:
         version = max(base.version + 1, stored.version) if not housed else max(base.version, stored.version) + 1
         catalog = base.with_items([_catalog_item(row) for row in rows], version) if rows else base
         moved = frozenset((row.domain, row.item_id) for row in rows if row.moved)
+        swap = self._prepare_swap(catalog, self._joined(rows, changes), True)
         if housed:
-            self._commit_and_swap(changes, _State(catalog, version, moved, reserved), stored.version)
+            self._commit_and_swap(changes, _State(catalog, version, moved, reserved), stored.version, swap)
         else:
-            self._prepare_swap(catalog)()
+            swap()
             self._state = _State(catalog, stored.version, moved, reserved)
 
     def _house(
@@ -240,6 +248,14 @@ class LiveCatalog:
                 if placed.sid is not None:
                     housed.append(replace(item, sid=placed.sid, moved=placed.moved))
         return housed, Changes([item for item, _ in again], [vector for _, vector in again], housed)
+
+    def _joined(self, rows: Sequence[StoredItem], changes: Changes) -> Vectors:
+        """The vectors under this bundle's encoder of stored items that the bundle does not hold."""
+        joined = [(row.domain, row.item_id) for row in rows if row.sid is not None]
+        found = dict(zip(joined, self._store.vectors(joined), strict=True))
+        found |= {(item.domain, item.item_id): made for item, made in zip(changes.items, changes.vectors, strict=True)}
+        encoder = self._model.description.encoder_digest
+        return {key: found[key].vector_D for key in joined if found[key].encoder == encoder}
 
     def _log_housed(self, item: StoredItem, placed: Placement) -> None:
         about = {"domain": item.domain, "item_id": item.item_id, "sid": placed.sid}

@@ -50,8 +50,15 @@ class Model(Protocol):
     def recommend(self, queries: Sequence[Query]) -> list[Recommendation]:
         """Answer queries, in order."""
 
-    def stage(self, catalog: Catalog) -> Callable[[], None]:
-        """Build what a snapshot needs, beside the one in use; calling the result swaps it in."""
+    def stage(
+        self, catalog: Catalog, vectors: Mapping[tuple[str, str], npt.NDArray[np.float32]], *, anew: bool
+    ) -> Callable[[], None]:
+        """Build what a snapshot needs, beside the one in use; calling the result swaps it in.
+
+        Args:
+            vectors: by (domain, item id), float32[D], of the items that joined since the snapshot in use; with ``anew``
+                since the bundle was written.
+        """
 
     def vectors(self, items: Sequence[Mapping[str, object]]) -> npt.NDArray[np.float32]:
         """The vectors of items given by their fields: float32[N, D]."""
@@ -68,6 +75,7 @@ class BundleModel:
     def __init__(self, loaded: LoadedBundle) -> None:
         self._recommender = loaded.recommender
         self._encoder = loaded.item_encoder
+        self._alike = self._bundle_alike = loaded.alike
         self.samples: Sequence[object] = loaded.samples
         self.description = Description(
             bundle_version=loaded.manifest.bundle_version,
@@ -84,9 +92,19 @@ class BundleModel:
     def recommend(self, queries: Sequence[Query]) -> list[Recommendation]:
         return self._recommender.recommend(queries)
 
-    def stage(self, catalog: Catalog) -> Callable[[], None]:
-        prepared = self._recommender.prepare_catalog(catalog)
-        return lambda: self._recommender.replace_catalog(prepared)
+    def stage(
+        self, catalog: Catalog, vectors: Mapping[tuple[str, str], npt.NDArray[np.float32]], *, anew: bool
+    ) -> Callable[[], None]:
+        alike = self._bundle_alike if anew else self._alike
+        if alike is not None:
+            alike = alike.with_items(catalog, vectors)
+        prepared = self._recommender.prepare_catalog(catalog, None if alike is None else alike.neighbours)
+
+        def swap() -> None:
+            self._recommender.replace_catalog(prepared)
+            self._alike = alike
+
+        return swap
 
     def vectors(self, items: Sequence[Mapping[str, object]]) -> npt.NDArray[np.float32]:
         vectors_ND: npt.NDArray[np.float32] = self._encoder.vectors(items)

@@ -15,7 +15,7 @@ from structlog.typing import FilteringBoundLogger
 
 from service.engine import Engine
 from service.errors import NotReadyError, RequestError, ServiceError, StartError
-from service.live_catalog import LiveCatalog, NewItem, Placement
+from service.live_catalog import LiveCatalog, NewItem, Placement, Vectors
 from service.metrics import Metrics
 from service.model import Description, Model
 from service.schemas import RecommendRequest, first_problem
@@ -195,8 +195,8 @@ class Runtime:
         engine.start()
 
     def _live_catalog(self, model: Model, store: CatalogStore, recommender: Engine[Query, Recommended]) -> LiveCatalog:
-        def prepare_swap(catalog: Catalog) -> Callable[[], None]:
-            swap = model.stage(catalog)
+        def prepare_swap(catalog: Catalog, vectors: Vectors, anew: bool) -> Callable[[], None]:
+            swap = model.stage(catalog, vectors, anew=anew)
 
             def wait_for_swap() -> None:
                 recommender.between_batches(swap).result()

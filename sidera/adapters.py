@@ -7,21 +7,17 @@ rows behind them an adapter each.
 Shapes: R adapted rows, T tokens, I and O width of a linear layer's input and output, A number of adapters, r rank.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from sidera.errors import BackboneError
-
-_PEFT_PREFIX = "base_model.model."
+from sidera.linear_layers import replace_layer, sizes_of
+from sidera.peft_folders import LoraAdapter, read_peft_folder
 
 
 class StackedLoRA(nn.Module):
@@ -61,8 +57,8 @@ class AdapterBank:
 
     def __init__(self, backbone: PreTrainedModel, folders: Sequence[Path]) -> None:
         self._layers: list[StackedLoRA] = []
-        adapters = [_read_peft_folder(folder) for folder in folders]
-        for name in sorted(set().union(*adapters)):
+        adapters = [read_peft_folder(folder) for folder in folders]
+        for name in sorted(set().union(*(adapter.layers for adapter in adapters))):
             self._layers.append(_stack(backbone, name, adapters, folders))
 
     @contextmanager
@@ -77,34 +73,8 @@ class AdapterBank:
                 layer.adapter_of_row = None
 
 
-def _read_peft_folder(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
-    """Per linear layer of the backbone: A (r, I) and B (O, r), the latter with alpha / r multiplied in."""
-    try:
-        config = json.loads((folder / "adapter_config.json").read_text())
-        weights = load_file(folder / "adapter_model.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
-        raise BackboneError(f"{folder.name}: no adapter can be read ({error}); give a PEFT folder") from error
-    unsupported = [key for key in ("use_dora", "alora_invocation_tokens", "modules_to_save") if config.get(key)]
-    unsupported += [key for key in ("rank_pattern", "alpha_pattern") if config.get(key)]
-    if config.get("peft_type") != "LORA" or unsupported:
-        raise BackboneError(f"{folder.name} is not a plain LoRA adapter ({unsupported}); export it with plain LoRA")
-    rank = config["r"]
-    scale = config["lora_alpha"] / (rank**0.5 if config.get("use_rslora") else rank)
-    layers = {}
-    for name, down in weights.items():
-        if name.endswith(".lora_A.weight"):
-            layer = name.removeprefix(_PEFT_PREFIX).removesuffix(".lora_A.weight")
-            up = weights.get(name.replace(".lora_A.", ".lora_B."))
-            if up is None or down.shape[0] != rank or up.shape[1] != rank:
-                raise BackboneError(f"{folder.name}: layer {layer!r} has no matrices of rank {rank}; export it again")
-            layers[layer] = (down, up * scale)
-    if 2 * len(layers) != len(weights):
-        raise BackboneError(f"{folder.name} holds more than LoRA matrices; export it without further trained modules")
-    return layers
-
-
 def _stack(
-    backbone: PreTrainedModel, name: str, adapters: Sequence[dict[str, tuple[Tensor, Tensor]]], folders: Sequence[Path]
+    backbone: PreTrainedModel, name: str, adapters: Sequence[LoraAdapter], folders: Sequence[Path]
 ) -> StackedLoRA:
     try:
         linear = backbone.get_submodule(name)
@@ -112,25 +82,22 @@ def _stack(
         raise BackboneError(f"adapter layer {name!r} is not in this backbone; use the adapter's own one") from None
     if linear is backbone.get_output_embeddings():
         raise BackboneError(f"adapter layer {name!r} is the output head; train adapters of the layers before it")
-    if isinstance(linear, Conv1D):
-        size_in, size_out = linear.weight.shape
-    elif isinstance(linear, nn.Linear):
-        size_out, size_in = linear.weight.shape
-    else:
+    sizes = sizes_of(linear)
+    if sizes is None:
         raise BackboneError(f"adapter layer {name!r} is a {type(linear).__name__}; only linear layers can be adapted")
-    rank = max(adapter[name][0].shape[0] for adapter in adapters if name in adapter)
-    dtype, device = linear.weight.dtype, linear.weight.device
-    down_ArI = torch.zeros(len(adapters), rank, size_in, dtype=dtype, device=device)
-    up_AOr = torch.zeros(len(adapters), size_out, rank, dtype=dtype, device=device)
+    size_in, size_out = sizes
+    rank = max(adapter.rank for adapter in adapters if name in adapter.layers)
+    weight: Tensor = linear.get_parameter("weight")
+    down_ArI = weight.new_zeros(len(adapters), rank, size_in, requires_grad=False)
+    up_AOr = weight.new_zeros(len(adapters), size_out, rank, requires_grad=False)
     for index, (adapter, folder) in enumerate(zip(adapters, folders, strict=True)):
-        if name not in adapter:
+        if name not in adapter.layers:
             continue
-        down, up = adapter[name]
-        if down.shape[1] != size_in or up.shape[0] != size_out:
+        down_rI, up_Or = adapter.layers[name]
+        if down_rI.shape[1] != size_in or up_Or.shape[0] != size_out:
             raise BackboneError(f"{folder.name}: layer {name!r} has another width than the backbone; use its own one")
-        down_ArI[index, : down.shape[0]] = down
-        up_AOr[index, :, : up.shape[1]] = up
+        down_ArI[index, : adapter.rank] = down_rI
+        up_AOr[index, :, : adapter.rank] = up_Or * adapter.scale
     stacked = StackedLoRA(linear, down_ArI, up_AOr)
-    parent, _, child = name.rpartition(".")
-    setattr(backbone.get_submodule(parent), child, stacked)
+    replace_layer(backbone, name, stacked)
     return stacked

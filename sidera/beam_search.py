@@ -20,9 +20,11 @@ import torch
 from torch import Tensor
 
 from sidera.errors import SearchError
+from sidera.known_mass import KnownMass
 from sidera.language_model import LanguageModel, ReadHistory
 from sidera.leaf_filter import LeafFilter
 from sidera.trie import TrieTables
+from sidera.user_router import Mixture
 
 _NEVER = float("-inf")
 
@@ -35,20 +37,19 @@ class SearchBatch:
         tokens_BP: prompts, padded on the right. Shape: int64[B, P].
         lengths_B: tokens of each prompt, at least 1. Shape: int64[B].
         roots_B: the root of each request's domain in the tables. Shape: int64[B].
-        log_weights_MB: log-weight of each mixed distribution. Shape: float32[M, B].
-        adapters_B: the adapter of each request's domain distribution; None: only the universal one. With adapters and M
-            of 1 it is the domain distribution alone. Shape: int64[B].
+        mixture: the distributions that are mixed; their weights are asked for once the prompts are read.
         num_results_B: how many leaves each request wants. Shape: int64[B].
         filter: which leaves may come back; None: all.
+        known: mass of leaves that is known before the search; the mixture has the rest. None: the mixture has all.
     """
 
     tokens_BP: Tensor
     lengths_B: Tensor
     roots_B: Tensor
-    log_weights_MB: Tensor
-    adapters_B: Tensor | None
+    mixture: Mixture
     num_results_B: Tensor
     filter: LeafFilter | None = None
+    known: KnownMass | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class _Beams:
     Attributes:
         nodes_BK: where each beam stands.
         scores_BK: its log-probability under the mixture.
-        log_mass_MBK: its log-probability under each distribution, unmixed; not kept where M is 1.
+        log_mass_MBK: its log-probability under each distribution, unmixed.
         path_BKl2: for each code of its prefix the token, and the token's slot: its place among the search's tokens, -1
             while it has not been fed.
     """
@@ -107,13 +108,16 @@ def beam_search(model: LanguageModel, tables: TrieTables, batch: SearchBatch, be
     if beam_width < max(1, int(batch.num_results_B.max())):
         raise SearchError(f"beam_width {beam_width} is below the results asked for; use at least as many beams")
     beam_width = min(beam_width, tables.num_leaves)
-    num, size = batch.log_weights_MB.shape
+    num, size = batch.mixture.num_distributions, batch.mixture.size
     device = batch.tokens_BP.device
-    hidden_MBD, history = model.prefill(batch.tokens_BP, batch.lengths_B, batch.adapters_B, num)
+    hidden_MBD, history = model.prefill(batch.tokens_BP, batch.lengths_B, batch.mixture.adapters_B, num)
+    log_weights_MB = batch.mixture.log_weights(hidden_MBD)
+    if batch.known is not None:
+        log_weights_MB = log_weights_MB + batch.known.log_rest_B
     walk = _Walk(model, history)
     beams = _Beams(
         nodes_BK=batch.roots_B[:, None],
-        scores_BK=torch.logsumexp(batch.log_weights_MB, dim=0)[:, None],
+        scores_BK=torch.zeros(size, 1, device=device),
         log_mass_MBK=torch.zeros(num, size, 1, device=device),
         path_BKl2=torch.empty(size, 1, 0, 2, dtype=torch.int64, device=device),
     )
@@ -147,31 +151,31 @@ def beam_search(model: LanguageModel, tables: TrieTables, batch: SearchBatch, be
                 logprobs_MBKC = logprobs_MBKC.repeat(num, 1, 1, 1)
                 logprobs_MBKC[:, active[0], active[1]] = logprobs_MAC
 
-        log_mass_MBKC, scores_BKC = _extended(beams, logprobs_MBKC, batch.log_weights_MB)
-        if batch.filter is not None:
+        log_mass_MBKC = beams.log_mass_MBK[..., None] + logprobs_MBKC
+        scores_BKC = _mixed(log_mass_MBKC, log_weights_MB)
+        if batch.filter is not None or batch.known is not None:
             boundary_BKX = torch.cat([place_BKC, end_BK[..., None]], dim=2).minimum(end_BK[..., None])
-            allowed_BKC = batch.filter.any_allowed(tables.leaf_begin[level + 1][boundary_BKX])
-            scores_BKC = torch.where(allowed_BKC, scores_BKC, _NEVER)
+            leaves_BKX = tables.leaf_begin[level + 1][boundary_BKX]
+            if batch.known is not None:
+                known_BX = batch.known.log_mass(leaves_BKX[..., :-1].flatten(1), leaves_BKX[..., 1:].flatten(1))
+                known_BKC = torch.where(beams.scores_BK[..., None] > _NEVER, known_BX.view_as(scores_BKC), _NEVER)
+                scores_BKC = torch.logaddexp(scores_BKC, known_BKC)
+            if batch.filter is not None:
+                scores_BKC = torch.where(batch.filter.any_allowed(leaves_BKX), scores_BKC, _NEVER)
         tokens = model.vocabulary.first_code(level) + tables.codes[level]
         beams, best_cut_B = _keep_best(beams, scores_BKC, log_mass_MBKC, child_BKC, tokens, beam_width)
         best_pruned_B = torch.maximum(best_pruned_B, best_cut_B)
     return _result(beams, batch.num_results_B, best_pruned_B, walk)
 
 
-def _extended(beams: _Beams, logprobs_MBKC: Tensor, log_weights_MB: Tensor) -> tuple[Tensor, Tensor]:
-    """Every child's log-mass under each distribution, and log sum_m w_m p_m, its score, float32[B, K, C].
-
-    Weight 0 or mass 0 is -inf, never NaN.
-    """
-    num = len(log_weights_MB)
-    if num == 1:
-        scores_BKC = beams.scores_BK[..., None] + logprobs_MBKC[0]
-        return scores_BKC[None], scores_BKC
-    log_mass_MBKC = beams.log_mass_MBK[..., None] + logprobs_MBKC
-    weighted_MBKC = log_mass_MBKC + log_weights_MB[:, :, None, None]
-    if num == 2:
-        return log_mass_MBKC, torch.logaddexp(weighted_MBKC[0], weighted_MBKC[1])
-    return log_mass_MBKC, torch.logsumexp(weighted_MBKC, dim=0)
+def _mixed(log_mass_MX: Tensor, log_weights_MB: Tensor) -> Tensor:
+    """log sum_m w_m p_m of log-masses p, float32[M, B, ...]. Weight 0 or mass 0 is -inf, never NaN."""
+    weighted_MX = log_mass_MX + log_weights_MB.view(*log_weights_MB.shape, *[1] * (log_mass_MX.ndim - 2))
+    if len(weighted_MX) == 1:
+        return weighted_MX[0]
+    if len(weighted_MX) == 2:
+        return torch.logaddexp(weighted_MX[0], weighted_MX[1])
+    return torch.logsumexp(weighted_MX, dim=0)
 
 
 def _keep_best(
@@ -194,9 +198,7 @@ def _keep_best(
         path_BKl2 = torch.cat([path_BKl2[rows_BK, index_BK // width_C], added_BK2[:, :, None]], dim=2)
     else:
         path_BKl2 = added_BK2[:, :, None]
-    log_mass_MBK = scores_BK[None]
-    if len(log_mass_MBKC) > 1:
-        log_mass_MBK = log_mass_MBKC.flatten(2).gather(2, index_BK.expand(len(log_mass_MBKC), -1, -1))
+    log_mass_MBK = log_mass_MBKC.flatten(2).gather(2, index_BK.expand(len(log_mass_MBKC), -1, -1))
     return _Beams(nodes_BK, scores_BK, log_mass_MBK, path_BKl2), best_cut_B
 
 

@@ -10,7 +10,7 @@ On disk (``catalog/`` of a bundle): ``item_ids.marisa``, ``items.parquet`` (a ro
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -123,9 +123,20 @@ class Catalog:
         number = self._stored.ids.get(_key(domain, item_id))
         return None if number is None else int(number)
 
+    def ids_from(self, domain: str, beginning: str) -> Iterator[str]:
+        """The ids of the bundle's items of a domain that begin so; later additions are not among them."""
+        if not beginning or _is_item_id(beginning):
+            for key in self._stored.ids.iterkeys(_key(domain, beginning)):
+                yield key.partition(_SEPARATOR)[2]
+
     def leaf(self, number: int) -> int:
         """The leaf of an item in its domain's trie."""
         return int(self._leaf_of_number[number])
+
+    def leaves(self, numbers_X: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+        """The leaves of some items, each in its domain's trie. Shape: int64[X]."""
+        leaves_X: npt.NDArray[np.int64] = self._leaf_of_number[numbers_X].astype(np.int64)
+        return leaves_X
 
     def name(self, number: int) -> tuple[str, str | None]:
         """The item id and the title of an item: what an answer shows, without unpacking its fields."""

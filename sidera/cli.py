@@ -47,6 +47,7 @@ TRAINING = Owner(
             "peft",
             "pydantic",
             "sklearn",
+            "tensorboard",
             "threadpoolctl",
             "yaml",
         }
@@ -84,7 +85,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-bundle_app = typer.Typer(help="Show what a bundle holds, or verify every byte of it.", no_args_is_help=True)
+bundle_app = typer.Typer(
+    help="Show what a bundle holds, verify every byte of it, or export its language model.", no_args_is_help=True
+)
 tokenizer_app = typer.Typer(help="Say in words what the codes of an item mean.", no_args_is_help=True)
 
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The folder of the bundle.", show_default=False)]
@@ -168,6 +171,18 @@ def verify(path: BundlePath) -> None:
     typer.echo(f"{path} is whole: {len(manifest.files)} files, {_size(total)}, version {manifest.bundle_version[:12]}")
 
 
+@bundle_app.command("export")
+def export(
+    path: BundlePath,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A folder that is not there yet.", show_default=False)],
+) -> None:
+    """Write the language model for stock transformers, and the adapters of the domains for stock peft over it."""
+    from sidera.export import export_bundle
+
+    names = export_bundle(path, out)
+    typer.echo(f"{out} holds {', '.join(names)}")
+
+
 @tokenizer_app.command("explain")
 def explain(
     item: Annotated[str, typer.Argument(metavar="ITEM", help="Its item_id.", show_default=False)],
@@ -190,6 +205,56 @@ def explain(
     console.print(Text(_printable(f"{explained.domain} {explained.item_id}{title}")))
     console.print(Text(f"SID {sid}, one of {explained.domain_items:,} items of {explained.domain}"))
     console.print(table)
+
+
+@app.command("batch")
+def batch(
+    path: BundlePath,
+    histories: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            dir_okay=False,
+            show_default=False,
+            help="Parquet: a row a user (user_id, history: list of domain and item_id, oldest first), or a row an "
+            "event (user_id, domain, item_id, timestamp).",
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            dir_okay=False,
+            show_default=False,
+            help="Parquet, a row a user and domain: user_id, domain, item_ids, scores.",
+        ),
+    ],
+    domain: Annotated[str | None, typer.Option(help="Recommend from this one; without: from every domain.")] = None,
+    k: Annotated[int, typer.Option(min=1, help="Items of each answer.")] = 10,
+    exclude_seen: Annotated[bool, typer.Option(help="Leave the history's items out of the answers.")] = True,
+    beam_width: Annotated[int | None, typer.Option(min=1, help="Instead of the bundle's.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Queries decoded together; changes no answer.")] = 32,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    ray: Annotated[bool, typer.Option("--ray", help="Through Ray Data; needs the extra 'ray'.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes of --ray.")] = 2,
+    ray_address: Annotated[str | None, typer.Option(help="Of a Ray cluster; without: one on this machine.")] = None,
+) -> None:
+    """Recommend for all users of a file; a second start goes on where the first stopped."""
+    from sidera.batch import BatchConfig, recommend_for_file, sentences
+
+    answerer = None
+    if ray:
+        try:
+            from sidera.ray_batch import ray_answerer
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != "ray":
+                raise
+            _print_error("sidera batch --ray needs the package 'ray'; install the extra: pip install 'sidera[ray]'")
+            raise typer.Exit(1) from error
+        answerer = ray_answerer(workers, ray_address)
+    config = BatchConfig(() if domain is None else (domain,), k, exclude_seen, beam_width, batch_size, device)
+    for sentence in sentences(recommend_for_file(path, histories, out, config, answerer), out):
+        Console(soft_wrap=True).print(Text(_printable(sentence)))
 
 
 def _printable(text: str) -> str:

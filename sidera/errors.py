@@ -9,7 +9,8 @@ SideraError
 ├── EmbeddingError         item text or an encoder that gives no vector
 ├── TokenizerError         vectors that cannot be quantised, or a tokenizer that cannot be loaded
 ├── BackboneError          a backbone that cannot be loaded or decodes wrongly
-└── SearchError            a request that beam search cannot answer
+├── SearchError            a request that beam search cannot answer
+└── BatchError             histories that cannot be read, or answers that cannot be written
 
 Every message is one sentence for the person who must act: what, where, and what to do.
 """
@@ -53,3 +54,7 @@ class BackboneError(SideraError):
 
 class SearchError(SideraError):
     """A request that beam search cannot answer."""
+
+
+class BatchError(SideraError):
+    """Histories that cannot be read, or answers that cannot be written."""

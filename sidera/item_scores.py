@@ -3,7 +3,7 @@
 Slower than beam search and free of its ideas, so it is what beam search is tested against; and it scores targets that a
 search would not return.
 
-Shapes: M distributions, B batch, P prompt tokens, L levels, V codes of a level.
+Shapes: M distributions, B batch, P prompt tokens, L levels, V codes of a level, D hidden width.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sidera.language_model import LanguageModel
 from sidera.trie import TrieTables
+from sidera.user_router import Mixture
 
 
 @torch.no_grad()
@@ -33,6 +34,29 @@ def item_log_mass(
     Returns:
         float32[M, B].
     """
+    return read_items(model, tables, prompts, leaves_B, adapters_B)[0]
+
+
+@torch.no_grad()
+def item_scores(
+    model: LanguageModel, tables: TrieTables, prompts: Sequence[Sequence[int]], leaves_B: Tensor, mixture: Mixture
+) -> Tensor:
+    """log P(leaf | prompt) under a mixture, one row of it a prompt: what a search gives. Shape: float32[B]."""
+    log_mass_MB, hidden_MBD = read_items(model, tables, prompts, leaves_B, mixture.adapters_B)
+    num = mixture.num_distributions
+    log_weights_MB = mixture.log_weights(hidden_MBD[-num:])
+    return torch.logsumexp(log_mass_MB[-num:] + log_weights_MB, dim=0)
+
+
+@torch.no_grad()
+def read_items(
+    model: LanguageModel,
+    tables: TrieTables,
+    prompts: Sequence[Sequence[int]],
+    leaves_B: Tensor,
+    adapters_B: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """What :func:`item_log_mass` gives, float32[M, B], and the hidden state at each prompt's end, float[M, B, D]."""
     vocabulary = model.vocabulary
     nodes_BL = tables.ancestors(leaves_B)
     lengths = [len(prompt) for prompt in prompts]
@@ -58,4 +82,4 @@ def item_log_mass(
         logprobs_MBV = logits_MBV.masked_fill(~siblings_BV, float("-inf")).log_softmax(dim=2)
         codes_B = tables.codes[level][nodes_BL[:, level + 1]]
         log_mass_MB += logprobs_MBV.gather(2, codes_B.expand(len(log_mass_MB), -1)[..., None])[..., 0]
-    return log_mass_MB
+    return log_mass_MB, hidden_MBPD[:, rows_B, lengths_B - 1]

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 from sidera.adapters import AdapterBank
 from sidera.errors import BackboneError
 from sidera.progress_bars import no_progress_bars
+from sidera.user_router import Mixture, UserRouter
 from sidera.vocabulary import Vocabulary
 
 
@@ -55,10 +56,11 @@ class LanguageModel:
         vocabulary: where codes and domains lie in its embedding.
         adapters: PEFT folder of each domain that has an adapter.
         gammas: the domain distribution's share in the mixture, 0..1, of each domain that has an adapter.
+        router: decides that share for every request of its domains, in place of their constants.
 
     Raises:
-        BackboneError: the embedding has fewer rows than the vocabulary, an adapter does not fit, or a gamma is outside
-            0..1.
+        BackboneError: the embedding has fewer rows than the vocabulary, an adapter does not fit, a gamma is outside
+            0..1, or the router is one of another backbone or of a domain without an adapter.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class LanguageModel:
         vocabulary: Vocabulary,
         adapters: Mapping[str, Path] | None = None,
         gammas: Mapping[str, float] | None = None,
+        router: UserRouter | None = None,
     ) -> None:
         adapters = adapters or {}
         rows = embedding_rows(backbone)
@@ -80,6 +83,7 @@ class LanguageModel:
         self.adapter_index = {domain: index for index, domain in enumerate(adapters)}
         self._bank = AdapterBank(backbone, list(adapters.values())) if adapters else None
         self.backbone = backbone.eval()
+        self.router = None if router is None else self._checked_router(router)
         self._decoder = backbone.base_model
 
     @property
@@ -105,21 +109,32 @@ class LanguageModel:
         tokens = [token for domain, sid in history for token in self.vocabulary.item_tokens(domain, sid)]
         return [*tokens, self.vocabulary.domain_token(target_domain)]
 
-    def mixture(self, domains: Sequence[str]) -> tuple[Tensor, Tensor | None]:
-        """The weights and adapters of a batch of requests for these domains.
+    def mixture(self, domains: Sequence[str]) -> Mixture:
+        """How the distributions are weighed for a batch of requests for these domains.
 
-        Returns:
-            Log-weights of the distributions, float32[M, B], and the adapter of each request's domain distribution,
-            int64[B], or None if no request needs one. M is 1 where all requests use the same one of the two alone.
+        M is 1 where all requests use the same one of the two alone. A domain without an adapter has gamma 0.
         """
-        gamma_B = torch.tensor([self.gammas.get(domain, 0.0) for domain in domains], device=self.device)
-        if not bool((gamma_B > 0).any()):
-            return torch.zeros(1, len(domains), device=self.device), None
-        adapters = [self.adapter_index.get(domain, 0) for domain in domains]
-        if bool((gamma_B == 1).all()):
-            return torch.zeros(1, len(domains), device=self.device), torch.tensor(adapters, device=self.device)
-        log_weights_MB = torch.stack([torch.log1p(-gamma_B), torch.log(gamma_B)])
-        return log_weights_MB, torch.tensor(adapters, device=self.device)
+        gammas = [self.gammas.get(domain, 0.0) for domain in domains]
+        routed = [self.router is not None and domain in self.router.domains for domain in domains]
+        alone = torch.zeros(1, len(domains), device=self.device)
+        if not any(routed) and not any(gammas):
+            return Mixture(alone)
+        adapters_B = torch.tensor([self.adapter_index.get(domain, 0) for domain in domains], device=self.device)
+        if not any(routed) and all(gamma == 1 for gamma in gammas):
+            return Mixture(alone, adapters_B)
+        gamma_B = torch.tensor(gammas, device=self.device)
+        constant_MB = torch.stack([torch.log1p(-gamma_B), torch.log(gamma_B)])
+        if not any(routed):
+            return Mixture(constant_MB, adapters_B)
+        return Mixture(constant_MB, adapters_B, self.router, torch.tensor(routed, device=self.device))
+
+    def _checked_router(self, router: UserRouter) -> UserRouter:
+        width = self.backbone.get_output_embeddings().weight.shape[1]
+        if router.width != width:
+            raise BackboneError(f"the user router reads vectors of {router.width}, the backbone's have {width}; fit it")
+        if missing := sorted(set(router.domains) - set(self.adapter_index)):
+            raise BackboneError(f"the user router decides for {missing[0]!r}, which has no adapter; fit it again")
+        return router.to(self.device).eval()
 
     @torch.no_grad()
     def prefill(
@@ -210,13 +225,20 @@ def embedding_rows(backbone: PreTrainedModel) -> int:
     return rows
 
 
-def code_logits(backbone: PreTrainedModel, vocabulary: Vocabulary, hidden_XD: Tensor, level: int) -> Tensor:
-    """The slice of the output head that scores the codes of one level (0-based). Shape: float32[..., V]."""
+def code_logits(
+    backbone: PreTrainedModel, vocabulary: Vocabulary, hidden_XD: Tensor, level: int, weight_VD: Tensor | None = None
+) -> Tensor:
+    """The slice of the output head that scores the codes of one level (0-based). Shape: float32[..., V].
+
+    Args:
+        weight_VD: the level's rows of the head, where training keeps them elsewhere; default: the head's own.
+    """
     head: nn.Linear = backbone.get_output_embeddings()
     first = vocabulary.first_code(level)
     rows = slice(first, first + vocabulary.codebook_sizes[level])
+    weight_VD = head.weight[rows] if weight_VD is None else weight_VD
     bias = getattr(head, "bias", None)
-    logits = torch.nn.functional.linear(hidden_XD, head.weight[rows], None if bias is None else bias[rows]).float()
+    logits = torch.nn.functional.linear(hidden_XD, weight_VD, None if bias is None else bias[rows]).float()
     config = backbone.config.get_text_config()
     scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
     if scale != 1.0:
@@ -225,8 +247,13 @@ def code_logits(backbone: PreTrainedModel, vocabulary: Vocabulary, hidden_XD: Te
     return logits if soft_cap is None else soft_cap * torch.tanh(logits / soft_cap)
 
 
-def load_backbone(folder: Path, device: torch.device | str = "cpu") -> PreTrainedModel:
+def load_backbone(
+    folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype | Literal["auto"] = "auto"
+) -> PreTrainedModel:
     """Load a Hugging Face causal model from a folder: safetensors only, none of its code or sampling settings.
+
+    Args:
+        dtype: of the weights in memory; default: as they are saved.
 
     Raises:
         BackboneError: the folder holds no causal model that ``transformers`` knows, or not all of its weights.
@@ -238,7 +265,7 @@ def load_backbone(folder: Path, device: torch.device | str = "cpu") -> PreTraine
                 attn_implementation="sdpa",
                 use_safetensors=True,
                 trust_remote_code=False,
-                dtype="auto",
+                dtype=dtype,
                 output_loading_info=True,
             )
     except (OSError, ValueError, KeyError) as error:

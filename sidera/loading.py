@@ -7,16 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
-from sidera.bundle import open_bundle
+from sidera.alike import Alike
+from sidera.bundle import Bundle, open_bundle
 from sidera.catalog import Catalog
+from sidera.disk_arrays import open_tensor
 from sidera.embedding import TextEncoder
+from sidera.experts import load_experts
 from sidera.item_encoder import ItemEncoder
 from sidera.language_model import LanguageModel, load_backbone
 from sidera.manifest import Manifest
+from sidera.neighbours import load_neighbours
 from sidera.recommender import Recommender
 from sidera.self_test import check_backbone
 from sidera.tokenizers import ItemTokenizer, load_tokenizer
+from sidera.user_router import load_router
 from sidera.vocabulary import Vocabulary
 
 
@@ -30,6 +36,7 @@ class LoadedBundle:
         tokenizer: vector to SID.
         embedder: the encoder's settings and digest.
         samples: ``/recommend`` bodies to warm up with.
+        alike: lets items join the neighbours; None where the bundle has none.
     """
 
     manifest: Manifest
@@ -37,6 +44,7 @@ class LoadedBundle:
     tokenizer: ItemTokenizer
     embedder: dict[str, Any]
     samples: tuple[dict[str, Any], ...]
+    alike: Alike | None
 
     @cached_property
     def item_encoder(self) -> ItemEncoder:
@@ -56,7 +64,7 @@ def load_bundle(path: Path, device: str = "auto") -> LoadedBundle:
 
     Raises:
         BundleError: a file is missing or differs from its digest.
-        BackboneError: the backbone cannot be loaded, or decodes wrongly.
+        BackboneError: the backbone or the user router cannot be loaded, or the backbone decodes wrongly.
         TokenizerError: the tokenizer cannot be loaded.
     """
     if device == "auto":
@@ -64,19 +72,51 @@ def load_bundle(path: Path, device: str = "auto") -> LoadedBundle:
     bundle = open_bundle(path)
     manifest = bundle.manifest
     settings = manifest.parts["language_model"]
-    vocabulary = Vocabulary(
-        codebook_sizes=manifest.codebook_sizes,
-        domains={name: entry.token for name, entry in manifest.domains.items()},
-        base=settings["base_vocabulary"],
-    )
+    vocabulary = bundle_vocabulary(manifest)
     adapters = {name: bundle.folder(entry.adapter) for name, entry in manifest.domains.items() if entry.adapter}
-    model = LanguageModel(load_backbone(bundle.folder("backbone"), device), vocabulary, adapters, settings["gammas"])
+    # A bundle of a release before routers does not say that it has none.
+    router = None if settings.get("router") is None else load_router(bundle.path(settings["router"]))
+    backbone = load_bundle_backbone(bundle, device)
+    model = LanguageModel(backbone, vocabulary, adapters, settings["gammas"], router)
     check_backbone(model, settings["max_history"])
     catalog = Catalog.load(bundle.folder("catalog"), manifest.domains, manifest.codebook_sizes)
+    listed = manifest.parts.get("neighbours")
+    alike = None
+    if listed is not None:
+        stored_ND = open_tensor(bundle.path("catalog/vectors.safetensors"), "vectors")
+        alike = Alike(load_neighbours(bundle.path(listed)), stored_ND)
+    neighbours = None if alike is None else alike.neighbours
     return LoadedBundle(
         manifest=manifest,
-        recommender=Recommender(model, catalog, settings["max_history"], settings["beam_width"]),
+        recommender=Recommender(model, catalog, settings["max_history"], settings["beam_width"], neighbours),
         tokenizer=load_tokenizer(bundle.folder("tokenizer")),
         embedder=json.loads(bundle.path("embedder/config.json").read_text()),
         samples=tuple(json.loads(bundle.path("samples/requests.json").read_text())),
+        alike=alike,
     )
+
+
+def bundle_vocabulary(manifest: Manifest) -> Vocabulary:
+    """Which token stands for what in a bundle."""
+    return Vocabulary(
+        codebook_sizes=manifest.codebook_sizes,
+        domains={name: entry.token for name, entry in manifest.domains.items()},
+        base=manifest.parts["language_model"]["base_vocabulary"],
+    )
+
+
+def load_bundle_backbone(bundle: Bundle, device: str) -> PreTrainedModel:
+    """The universal model of a bundle: its backbone, with its experts where it has any.
+
+    Raises:
+        BundleError: a file is missing or differs from its digest.
+        BackboneError: backbone or experts cannot be loaded, or do not fit each other.
+    """
+    settings = bundle.manifest.parts["language_model"]
+    backbone = load_backbone(bundle.folder("backbone"), device)
+    # A bundle of a release before experts does not say that it has none.
+    if experts := settings.get("experts"):
+        gates = settings["gates"]
+        folders = [bundle.folder(expert) for expert in experts]
+        load_experts(backbone, folders, None if gates is None else bundle.path(gates))
+    return backbone

@@ -12,8 +12,10 @@ import torch
 from sidera.beam_search import SearchBatch, SearchResult, beam_search
 from sidera.catalog import Catalog
 from sidera.errors import CatalogError, SearchError
+from sidera.known_mass import KnownMass
 from sidera.language_model import LanguageModel
 from sidera.leaf_filter import LeafFilter
+from sidera.neighbours import Neighbours
 from sidera.trie import TrieTables, tables_of
 
 
@@ -71,19 +73,30 @@ class Recommendation:
 
 @dataclass(frozen=True)
 class PreparedCatalog:
-    """A catalog whose tries lie on the device."""
+    """A catalog whose tries lie on the device.
+
+    Attributes:
+        root: of each domain's trie in ``tables``.
+        first_leaf: of each domain in ``tables``.
+        neighbours: what is mixed with the language model's distributions; None: nothing.
+        popularity_below_N: the train events of all leaves before each one, as shares of its domain's; None where there
+            are no neighbours. Shape: float64[N + 1].
+    """
 
     catalog: Catalog
     tables: TrieTables
     root: dict[str, int]
     first_leaf: dict[str, int]
+    neighbours: Neighbours | None
+    popularity_below_N: torch.Tensor | None
 
 
 @dataclass(frozen=True)
 class _Understood:
-    """A query in the language model's terms."""
+    """A query in the language model's terms; ``own`` are the numbers of the history's items of the asked domain."""
 
     prompt: list[int]
+    own: list[int]
     blocked: list[int]
     missing: tuple[tuple[str, str], ...]
     history_items: int
@@ -98,13 +111,21 @@ class Recommender:
         catalog: the items that may come back.
         max_history: how many of the newest known items of a history are read.
         beam_width: beams kept at each level when a query does not say.
+        neighbours: what is mixed with the language model's distributions; None: nothing.
     """
 
-    def __init__(self, model: LanguageModel, catalog: Catalog, max_history: int, beam_width: int) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        catalog: Catalog,
+        max_history: int,
+        beam_width: int,
+        neighbours: Neighbours | None = None,
+    ) -> None:
         self.model = model
         self.max_history = max_history
         self.beam_width = beam_width
-        self._serving = self.prepare_catalog(catalog)
+        self._serving = self.prepare_catalog(catalog, neighbours)
 
     @property
     def catalog(self) -> Catalog:
@@ -130,8 +151,13 @@ class Recommender:
             raise CatalogError(f"there is no item {item_id[:80]!r} in domain {domain!r}; register it first")
         return self._serving.first_leaf[domain] + self.catalog.leaf(number)
 
-    def prepare_catalog(self, catalog: Catalog) -> PreparedCatalog:
-        """Lay a catalog's tries out on the device, beside the one that serves.
+    @property
+    def neighbours(self) -> Neighbours | None:
+        """What is mixed with the language model's distributions."""
+        return self._serving.neighbours
+
+    def prepare_catalog(self, catalog: Catalog, neighbours: Neighbours | None) -> PreparedCatalog:
+        """Lay a catalog's tries out on the device, beside the one that serves, with the neighbours of its items.
 
         Raises:
             CatalogError: its SIDs are not of the model's codebooks.
@@ -146,7 +172,28 @@ class Recommender:
             tables=tables_of(tries, self.model.device),
             root={domain: root for root, domain in enumerate(catalog.domains)},
             first_leaf=dict(zip(catalog.domains, first_leaves, strict=False)),
+            neighbours=neighbours,
+            popularity_below_N=None if neighbours is None else self._popularity(neighbours, catalog),
         )
+
+    def _popularity(self, neighbours: Neighbours, catalog: Catalog) -> torch.Tensor:
+        numbers_N = np.concatenate([index.number_of_leaf for index in catalog.indexes.values()])
+        mass_N = np.zeros(len(numbers_N))
+        counted_N = numbers_N < len(neighbours.popularity)
+        mass_N[counted_N] = neighbours.popularity[numbers_N[counted_N]]
+        return torch.from_numpy(np.concatenate([[0.0], np.cumsum(mass_N)])).to(self.model.device)
+
+    def known_mass(self, domains: Sequence[str], histories: Sequence[Sequence[int]]) -> KnownMass | None:
+        """What neighbours know of the leaves, for histories of item numbers of the asked domain, oldest first."""
+        if self.neighbours is None:
+            return None
+        leaves, masses = [], []
+        for domain, numbers in zip(domains, histories, strict=True):
+            item_S, mass_S = self.neighbours.known(domain, numbers)
+            leaves.append(self.catalog.leaves(item_S) + self._serving.first_leaf[domain])
+            masses.append(mass_S)
+        shares = [self.neighbours.shares_of(domain).popularity for domain in domains]
+        return KnownMass.build(leaves, masses, shares, self._serving.popularity_below_N, self.model.device)
 
     def replace_catalog(self, prepared: PreparedCatalog) -> None:
         """Serve another snapshot from now on."""
@@ -183,10 +230,12 @@ class Recommender:
         history = self._with_sids(known[-self.max_history :])
         excluded = [catalog.find(query.domain, item_id) for item_id in query.exclude]
         blocked = [number for number in excluded if number is not None]
+        own = [number for domain, number in known if domain == query.domain]
         if query.exclude_history:
-            blocked += [number for domain, number in known if domain == query.domain]
+            blocked += own
         return _Understood(
             prompt=self.model.prompt(history, query.domain),
+            own=own,
             blocked=[self._serving.first_leaf[query.domain] + catalog.leaf(number) for number in blocked],
             missing=tuple(missing),
             history_items=len(history),
@@ -208,15 +257,14 @@ class Recommender:
         tokens_BP = torch.full((len(queries), max(lengths)), self.model.vocabulary.pad)
         for row, asked in enumerate(understood):
             tokens_BP[row, : lengths[row]] = torch.tensor(asked.prompt)
-        log_weights_MB, adapters_B = self.model.mixture([query.domain for query in queries])
         batch = SearchBatch(
             tokens_BP=tokens_BP.to(device),
             lengths_B=torch.tensor(lengths, device=device),
             roots_B=torch.tensor([self._serving.root[query.domain] for query in queries], device=device),
-            log_weights_MB=log_weights_MB,
-            adapters_B=adapters_B,
+            mixture=self.model.mixture([query.domain for query in queries]),
             num_results_B=torch.tensor([query.num_results for query in queries], device=device),
             filter=LeafFilter.build([asked.blocked for asked in understood], device=device),
+            known=self.known_mass([query.domain for query in queries], [asked.own for asked in understood]),
         )
         return beam_search(self.model, self._serving.tables, batch, beams)
 

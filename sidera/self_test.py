@@ -11,7 +11,7 @@ import torch
 
 from sidera.beam_search import SearchBatch, beam_search
 from sidera.errors import BackboneError, SearchError
-from sidera.item_scores import item_log_mass
+from sidera.item_scores import item_scores
 from sidera.language_model import LanguageModel
 from sidera.trie import build_trie, tables_of
 
@@ -89,22 +89,19 @@ def _trees_match(model: LanguageModel, domains: list[str], history_items: int, t
     tokens_BP = torch.full((2, longest), vocabulary.pad)
     for row, prompt in enumerate(prompts):
         tokens_BP[row, : len(prompt)] = torch.tensor(prompt)
-    log_weights_MB, adapters_B = model.mixture(domains)
+    mixture = model.mixture(domains)
     num_leaves = trie.num_leaves
     batch = SearchBatch(
         tokens_BP=tokens_BP.to(model.device),
         lengths_B=torch.tensor([len(prompt) for prompt in prompts], device=model.device),
         roots_B=torch.zeros(2, dtype=torch.int64, device=model.device),
-        log_weights_MB=log_weights_MB,
-        adapters_B=adapters_B,
+        mixture=mixture,
         num_results_B=torch.full((2,), num_leaves, device=model.device),
     )
     found = beam_search(model, tables, batch, beam_width=num_leaves)
     for row, prompt in enumerate(prompts):
         leaves_B = found.leaves_BK[row]
-        adapters = None if adapters_B is None else adapters_B[row].expand(num_leaves)
-        mass_MB = item_log_mass(model, tables, [prompt] * num_leaves, leaves_B, adapters)
-        plain_B = torch.logsumexp(mass_MB[-len(log_weights_MB) :] + log_weights_MB[:, row, None], dim=0)
+        plain_B = item_scores(model, tables, [prompt] * num_leaves, leaves_B, mixture.repeated(row, num_leaves))
         if not torch.allclose(found.scores_BK[row], plain_B, atol=tolerance, rtol=tolerance):
             return False
     return True

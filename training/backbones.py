@@ -1,9 +1,14 @@
 """Backbones that start from nothing: small Qwen-type decoders that train and serve on CPUs."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
+import torch
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
+from sidera.experts import expert_files, load_experts, plain_weights, save_experts
+from sidera.language_model import load_backbone
+from sidera.progress_bars import no_progress_bars
 from sidera.vocabulary import Vocabulary
 from training.errors import ConfigError
 
@@ -23,8 +28,14 @@ class Shape:
 PRESETS = {
     "tiny": Shape(width=128, feed_forward=384, layers=3, heads=4),
     "small": Shape(width=256, feed_forward=768, layers=6, heads=4),
+    "base": Shape(width=512, feed_forward=1536, layers=8, heads=8),
 }
-"""The backbones named ``scratch:<preset>``; about 0.6 and 5 million weights beside the embedding."""
+"""The backbones named ``scratch:<preset>``; about 0.6, 5 and 27 million weights beside the embedding."""
+
+
+def is_scratch(name: str) -> bool:
+    """Whether a backbone's name is ``scratch:<preset>``; any other one names a pretrained backbone."""
+    return name.startswith(_SCRATCH)
 
 
 def shape_of(name: str) -> Shape:
@@ -44,7 +55,7 @@ def new_backbone(name: str, vocabulary: Vocabulary, max_tokens: int) -> PreTrain
     """A backbone with random weights; embedding and output head share theirs.
 
     Args:
-        name: ``scratch:tiny`` or ``scratch:small``.
+        name: ``scratch:tiny``, ``scratch:small`` or ``scratch:base``.
         max_tokens: the longest sequence it must read.
 
     Raises:
@@ -65,3 +76,24 @@ def new_backbone(name: str, vocabulary: Vocabulary, max_tokens: int) -> PreTrain
         eos_token_id=None,
     )
     return Qwen2ForCausalLM(config)
+
+
+def load_universal(folder: Path, device: torch.device | str = "cpu") -> PreTrainedModel:
+    """The universal model that a stage left in ``folder``: ``backbone/``, and ``experts/`` where it has experts.
+
+    Raises:
+        BackboneError: backbone or experts cannot be loaded, or do not fit each other.
+    """
+    backbone = load_backbone(folder / "backbone", device)
+    experts, gates = expert_files(folder / "experts")
+    if experts:
+        load_experts(backbone, experts, gates)
+    return backbone
+
+
+def save_universal(backbone: PreTrainedModel, folder: Path) -> None:
+    """Write what :func:`load_universal` reads; ``backbone/`` is a stock folder without sampling settings."""
+    with no_progress_bars():
+        backbone.save_pretrained(folder / "backbone", state_dict=plain_weights(backbone))
+    (folder / "backbone" / "generation_config.json").unlink(missing_ok=True)
+    save_experts(backbone, folder / "experts")

@@ -44,11 +44,12 @@ def check(
     folder: Annotated[Path, typer.Argument(help="Holds one folder a domain.")],
     domains: Annotated[str | None, typer.Option(help="Only these, as A,B.")] = None,
     min_interactions: Annotated[int, typer.Option(min=0, help="Say what this limit would drop.")] = 0,
+    limit: Annotated[int, typer.Option(min=1, help="Name at most so many bad rows of a file.")] = 20,
 ) -> None:
     """Check every row of a data folder and name the bad ones by file, line and reason."""
     from training.data_check import check_folder
 
-    report = check_folder(folder, _names(domains), min_interactions)
+    report = check_folder(folder, _names(domains), min_interactions, limit)
     console = _console()
     columns = ("users", "items", "events", "repeated\nevents", "positions\nfor times", "rows\nrefused")
     table = Table("domain", *columns, title=Text(str(folder)), box=SIMPLE_HEAD, pad_edge=False)
@@ -87,18 +88,23 @@ def train(
     """Train everything, evaluate it and write a bundle; stages that are done are kept."""
     from training.config import load_config
     from training.pipeline import train as run_pipeline
+    from training.processes import is_first
 
     overrides = {"data": data and str(data), "domains": _names(domains), "out": out and str(out)}
     settings = load_config(config, overrides)
     console = _console()
     manifest = run_pipeline(settings, lambda sentence: console.print(sentence, markup=False))
-    _print_report(console, dict(manifest.metrics))
+    if is_first():
+        _print_report(console, dict(manifest.metrics))
 
 
 @app.command()
 def evaluate(
     bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
     data: Annotated[Path, typer.Option(help="Holds one folder a domain.")],
+    domains: Annotated[str | None, typer.Option(help="Only these, as A,B; without: those that it holds.")] = None,
+    new: Annotated[bool, typer.Option("--new", help="Give domains and items that it lacks SIDs first.")] = False,
+    slices: Annotated[bool, typer.Option("--slices", help="Show cold users, short and long histories too.")] = False,
     json: Annotated[Path | None, typer.Option(dir_okay=False, help="Write the report here too.")] = None,
 ) -> None:
     """Score a bundle on the test events of a data folder, at item level, beside the floors."""
@@ -106,11 +112,15 @@ def evaluate(
 
     if json is not None:
         json.parent.mkdir(parents=True, exist_ok=True)
-    report = evaluate_bundle(bundle, data)
+    evaluated = evaluate_bundle(bundle, data, domains=_names(domains), new=new)
     console = _console()
-    _print_report(console, report)
+    _print_report(console, evaluated.report)
+    if slices:
+        _print_slices(console, evaluated.report)
+    for note in evaluated.notes:
+        console.print(f"Note: {note}", markup=False)
     if json is not None:
-        json.write_text(json_module.dumps(report, indent=1))
+        json.write_text(json_module.dumps(evaluated.report, indent=1))
         console.print(f"Written to {json}.", markup=False)
 
 
@@ -148,6 +158,27 @@ def _print_report(console: Console, report: dict[str, Any]) -> None:
     for name, part in report["domains"].items():
         repeated = f"{part['repeated']} targets repeat an item of the history and count as misses"
         console.print(f"{name}: {part['exact']:.1%} of the answers certified exact; {repeated}.", markup=False)
+
+
+def _print_slices(console: Console, report: dict[str, Any]) -> None:
+    """Who is recommended to how well, in a table that fits a terminal of 80 columns."""
+    from training.slices import MEANING
+
+    table = Table(title="Slices: NDCG@10 of sidera, and the best floor's", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("domain", overflow="fold")
+    table.add_column("slice", no_wrap=True)
+    for column in ("targets", "Recall\n@10", "NDCG\n@10", "95 % interval", "best floor"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for domain, part in report["domains"].items():
+        for place, (name, own) in enumerate(part["slices"].items()):
+            best = max(floor["ndcg@10"] for floor in own["floors"].values())
+            low, high = own["ndcg@10_interval"]
+            figures = (f"{own['targets']:,}", f"{own['recall@10']:.4f}", f"{own['ndcg@10']:.4f}")
+            last = place == len(part["slices"]) - 1
+            row = (domain if not place else "", name, *figures, f"{low:.4f} .. {high:.4f}", f"{best:.4f}")
+            table.add_row(*row, end_section=last)
+    console.print(table)
+    console.print("; ".join(f"{name}: {words}" for name, words in MEANING.items()) + ".", markup=False)
 
 
 def _own(figures: dict[str, Any]) -> tuple[str, str, str]:

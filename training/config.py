@@ -6,17 +6,19 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from types import NoneType
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from sidera.embedding import EncoderSpec
 from sidera.errors import EmbeddingError
-from training.backbones import shape_of
+from training.backbones import is_scratch, shape_of
 from training.collaborative import CfSource
 from training.errors import ConfigError
 from training.tokenizers import read_config
+from training.trackers import check_trackers
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -49,10 +51,17 @@ class OptimizerConfig:
 
     Attributes:
         epochs: passes over the training sequences at the most.
-        patience: epochs without a better validation NDCG@10 after which training stops.
-        batch_tokens: tokens of a batch, padding included.
+        patience: epochs without a better validation Recall@10 after which training stops. NDCG@10 breaks ties, and of
+            epochs that are equal in both the later one counts as better.
+        batch_tokens: tokens of a batch, padding included, of all processes together.
         warmup_share: share of all steps in which the learning rate rises; after that it falls as a cosine to 0.
         checkpoint_steps: steps between two checkpoints.
+        precision: of the products; weights stay as they are. ``float16`` needs a GPU.
+        batch_parts: how many parts each process works through a batch in, one after the other. Gradients are those of
+            the whole batch; more parts need less memory.
+        gradient_checkpointing: compute hidden states again for the gradient, which takes less memory and more time.
+        sharded: under ``torchrun``, share out weights, gradients and the optimizer's state (FSDP2) among the
+            processes; without it each of them holds all (DDP).
     """
 
     __pydantic_config__ = _STRICT
@@ -65,25 +74,105 @@ class OptimizerConfig:
     clip_norm: float = 1.0
     patience: int = 3
     checkpoint_steps: int = 100
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    batch_parts: int = 1
+    gradient_checkpointing: bool = False
+    sharded: bool = False
 
     def __post_init__(self) -> None:
         _positive(self, "epochs", "learning_rate", "batch_tokens", "clip_norm", "patience", "checkpoint_steps")
+        _positive(self, "batch_parts")
         _not_negative(self, "weight_decay")
         _share(self, "warmup_share")
+
+    def check_device(self, device: str) -> None:
+        """Refuse a precision that the device cannot train in.
+
+        Raises:
+            ConfigError: ``float16`` without a GPU.
+        """
+        if self.precision == "float16" and device != "cuda":
+            raise ConfigError(f"precision: float16 needs a GPU, and this runs on {device}; set bfloat16 or float32")
 
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """The LoRA adapter that each domain gets in phase 2."""
+    """The LoRA adapter that each domain gets in phase 2.
+
+    Attributes:
+        adapter_layers: which decoder layers it touches: ``all`` of them, or the ``upper_half``.
+    """
 
     __pydantic_config__ = _STRICT
 
     rank: int = 16
     alpha: int = 32
     dropout: float = 0.05
+    adapter_layers: Literal["all", "upper_half"] = "all"
     optimizer: OptimizerConfig = OptimizerConfig(epochs=5, learning_rate=1e-3)
 
     def __post_init__(self) -> None:
+        _positive(self, "rank", "alpha")
+        _share(self, "dropout")
+
+
+@dataclass(frozen=True)
+class RouterConfig:
+    """What decides how much of the domain's own distribution a request gets: gamma.
+
+    Attributes:
+        kind: ``learned``: the user router, where validation targets are likelier with it than with a constant;
+            ``constant``: one per domain, the best on validation; ``fixed``: ``gamma``.
+        gamma: of every request, 0 to 1; for ``fixed`` alone.
+        share: of the (user, domain) pairs with at least 4 events. Their last train event is held out from all training,
+            for the router to learn from.
+        most: held-out events of a domain at the most.
+        hidden: width of the router's bottleneck and of the layer behind it.
+        kl_weight: of the bottleneck's divergence from a standard normal vector.
+        epochs: passes over the held-out events at the most.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    kind: Literal["learned", "constant", "fixed"] = "learned"
+    gamma: float | None = None
+    share: float = 0.1
+    most: int = 20_000
+    hidden: int = 128
+    kl_weight: float = 1e-3
+    epochs: int = 100
+    learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        _positive(self, "share", "most", "hidden", "epochs", "learning_rate")
+        _share(self, "share")
+        _not_negative(self, "kl_weight")
+        if (self.gamma is not None) != (self.kind == "fixed"):
+            remedy = "set gamma, from 0 to 1" if self.kind == "fixed" else "leave gamma out, or set kind: fixed"
+            raise _RangeError(f"kind is {self.kind} and gamma is {self.gamma}; {remedy}")
+        if self.gamma is not None:
+            _share(self, "gamma")
+
+
+@dataclass(frozen=True)
+class ExpertsConfig:
+    """The universal LoRA experts on every linear layer of the backbone (GenCDR, arXiv 2511.08006).
+
+    Attributes:
+        count: how many; 0 for none.
+        gate: ``learned`` for every token and layer, or the ``average`` of all experts, which can be merged.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    count: int = 4
+    rank: int = 64
+    alpha: int = 128
+    dropout: float = 0.05
+    gate: Literal["learned", "average"] = "learned"
+
+    def __post_init__(self) -> None:
+        _not_negative(self, "count")
         _positive(self, "rank", "alpha")
         _share(self, "dropout")
 
@@ -93,13 +182,17 @@ class LanguageModelConfig:
     """The backbone, and how it learns.
 
     Attributes:
-        backbone: ``scratch:tiny`` or ``scratch:small``.
+        backbone: ``scratch:tiny``, ``scratch:small`` or ``scratch:base``, all of whose weights train in phase 1; or the
+            folder or Hugging Face hub name of a pretrained causal model, of which only experts and new token rows do.
         max_history: items of a history that are read.
         beam_width: beams of evaluation and of requests that do not say.
         any_domain_probability: how often ``<any_domain>`` stands for the domain tokens of a training sequence.
         dropout: of the embedded tokens and of the last hidden states while training.
         label_smoothing: share of the target's probability that goes to all codes of its level.
         validation_targets: how many validation targets per domain early stopping looks at.
+        experts: the universal experts; None: none for a scratch backbone, the default ones for a pretrained one.
+        domain: the adapters of phase 2; None: no domain has one, and the universal distribution speaks alone.
+        router: weighs the universal and the domain's distribution.
     """
 
     __pydantic_config__ = _STRICT
@@ -112,12 +205,63 @@ class LanguageModelConfig:
     dropout: float = 0.1
     label_smoothing: float = 0.0
     validation_targets: int = 500
-    domain: AdapterConfig = AdapterConfig()
+    experts: ExpertsConfig | None = None
+    domain: AdapterConfig | None = AdapterConfig()
+    router: RouterConfig = RouterConfig()
 
     def __post_init__(self) -> None:
         _positive(self, "max_history", "beam_width", "validation_targets")
         _share(self, "any_domain_probability", "dropout", "label_smoothing")
-        shape_of(self.backbone)
+        if not self.backbone:
+            raise _RangeError("backbone is empty; set scratch:<preset>, a folder or a hub name")
+        if is_scratch(self.backbone):
+            most = shape_of(self.backbone).width // 8
+            for name, ranked in (("experts", self.universal_experts), ("domain", self.domain)):
+                if ranked is not None and ranked.rank > most:
+                    raise _RangeError(f"{name}.rank is {ranked.rank}; set {most} or less for {self.backbone}")
+
+    @property
+    def universal_experts(self) -> ExpertsConfig | None:
+        """The experts of this backbone; None where it has none."""
+        if self.experts is None:
+            return None if is_scratch(self.backbone) else ExpertsConfig()
+        return self.experts if self.experts.count else None
+
+    @property
+    def router_share(self) -> float:
+        """Share of the (user, domain) pairs that hold an event out for the router; 0 where none is fitted."""
+        return self.router.share if self.domain is not None and self.router.kind == "learned" else 0.0
+
+
+@dataclass(frozen=True)
+class NeighboursConfig:
+    """What is mixed with the language model's distributions: items that followed, items alike, popular ones.
+
+    Attributes:
+        enabled: whether anything is.
+        window: how many events apart two items of a sequence still count, 1/distance each.
+        backward: what an item counts for the one behind it, as a share of what it counts for the one before.
+        longest: items of a list of followers at the most.
+        nearest: items of a list of alike ones.
+        temperature: of the softmax over their cosines.
+        recent: the newest items of a history whose lists are read.
+        decay: what an item counts beside the next newer one.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    enabled: bool = True
+    window: int = 5
+    backward: float = 0.3
+    longest: int = 100
+    nearest: int = 60
+    temperature: float = 0.1
+    recent: int = 5
+    decay: float = 0.6
+
+    def __post_init__(self) -> None:
+        _positive(self, "window", "longest", "nearest", "temperature", "recent")
+        _share(self, "backward", "decay")
 
 
 @dataclass(frozen=True)
@@ -131,6 +275,8 @@ class TrainConfig:
         min_interactions: users with fewer events in a domain are left out of it.
         tokenizer: ``method``, and that method's own settings.
         threads: CPU threads, 0 for all cores.
+        neighbours: what is mixed with the language model: items that followed, items alike, popular ones.
+        trackers: where the curves of the training go: ``tensorboard``, ``wandb``, ``mlflow``, ...; none: ``[]``.
     """
 
     __pydantic_config__ = _STRICT
@@ -145,15 +291,29 @@ class TrainConfig:
     encoder: EncoderSpec = field(default_factory=EncoderSpec)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 0
+    neighbours: NeighboursConfig = NeighboursConfig()
+    trackers: tuple[str, ...] = ("tensorboard",)
 
     def __post_init__(self) -> None:
         _not_negative(self, "min_interactions", "seed", "threads")
+        check_trackers(self.trackers)
         read_config(self.tokenizer)
+
+    @property
+    def optimizers(self) -> tuple[OptimizerConfig, ...]:
+        """Of every phase of the language model."""
+        model = self.language_model
+        return (model.universal, *([model.domain.optimizer] if model.domain is not None else []))
 
     @property
     def tokenizer_settings(self) -> dict[str, Any]:
         """The tokenizer's settings, with the run's seed where they name none."""
         return {"seed": self.seed} | self.tokenizer
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """Codes per level, as the tokenizer's settings say."""
+        return read_config(self.tokenizer_settings)[1].codebook_sizes
 
     @property
     def cf_source(self) -> CfSource | None:
@@ -163,7 +323,7 @@ class TrainConfig:
     def digestible(self) -> dict[str, Any]:
         """The config as JSON, without what changes no result."""
         document = asdict(self)
-        for place in ("data", "out", "device", "threads"):
+        for place in ("data", "out", "device", "threads", "trackers"):
             del document[place]
         document["tokenizer"].pop("cf_vectors", None)  # the place; its content has a digest of its own
         return document
@@ -214,6 +374,5 @@ def _section(place: list[str]) -> type:
     section: type = TrainConfig
     for name in place:
         (annotation,) = (entry.type for entry in fields(section) if entry.name == name)
-        assert isinstance(annotation, type)
-        section = annotation
+        (section,) = (kind for kind in get_args(annotation) or (annotation,) if kind is not NoneType)
     return section

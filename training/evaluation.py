@@ -27,6 +27,7 @@ from training.metrics import (
     target_ranks,
 )
 from training.progress import track
+from training.slices import slice_report
 from training.split import Events, Part, Target, targets
 
 PLACES = 10
@@ -76,11 +77,14 @@ def query_of(target: Target, domains: Sequence[DomainData]) -> Query:
     return Query(domains[target.domain].name, history, num_results=PLACES)
 
 
-def mean_ndcg(recommender: Recommender, domains: Sequence[DomainData], asked: Sequence[Target], label: str) -> float:
-    """Mean NDCG@10 of some targets."""
+def mean_scores(
+    recommender: Recommender, domains: Sequence[DomainData], asked: Sequence[Target], label: str
+) -> dict[str, float]:
+    """Mean Recall@10 and NDCG@10 of some targets, in this order."""
     answers = recommend_for(recommender, domains, asked, label)
     ranks = target_ranks(answers.top_NK, np.array([target.item for target in asked]))
-    return float(ndcg_values(ranks, PLACES).mean())
+    figures = {"recall@10": recall_values(ranks, PLACES), "ndcg@10": ndcg_values(ranks, PLACES)}
+    return {name: float(values.mean()) for name, values in figures.items()}
 
 
 def evaluate(
@@ -98,7 +102,8 @@ def evaluate(
 
     Returns:
         The report as JSON: ``domains`` by name and ``pooled``, each with the metrics of every ranker and the paired
-        difference of the model's NDCG@10 to each floor's.
+        difference of the model's NDCG@10 to each floor's; each domain also with its ``slices`` (see
+        ``training.slices``).
 
     Raises:
         DataError: no user has a target.
@@ -139,6 +144,7 @@ def evaluate(
                 for name, top_NK in tops.items()
             },
             "differences": _differences(ranks, np.arange(len(own)), seed),
+            "slices": slice_report(ranks, events, own, MODEL, PLACES, seed),
         }
     pooled = {name: np.concatenate(ranks) for name, ranks in pool.items()}
     return {

@@ -1,38 +1,34 @@
-"""Trains the language model: phase 1 on everyone's sequences, phase 2 one adapter a domain, then the mixture's weights.
+"""Trains the language model: phase 1 on everyone's sequences, phase 2 one adapter a domain.
 
-Phase 1 trains all weights of a scratch backbone on the mixed chronological sequences. In phase 2 they are frozen and
-each domain's LoRA adapter learns from the same sequences with that domain's events as the only targets, so that both
-distributions read the same prompt. Gamma, the domain distribution's share, is the one that makes the validation targets
-most likely.
+Phase 1 trains all weights of a scratch backbone, or the universal experts and new token rows of a pretrained one, on
+the mixed chronological sequences. In phase 2 all of that is frozen and each domain's LoRA adapter learns from the same
+sequences with that domain's events as the only targets, so that both distributions read the same prompt.
 
-Shapes: B sequences, W items of a window, L levels, D hidden width, V codes of a level, M distributions.
+Shapes: B sequences, W items of a window, L levels, D hidden width, V codes of a level.
 """
 
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import peft
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-from sidera.item_scores import item_log_mass
-from sidera.language_model import LanguageModel, code_logits
-from sidera.trie import TrieTables
+from sidera.language_model import code_logits
+from sidera.linear_layers import linear_layers, upper_half
 from sidera.vocabulary import Vocabulary
-from training.config import AdapterConfig, LanguageModelConfig
-from training.errors import StageError
-from training.loop import LoopReport, train_loop
-from training.progress import track
-from training.sequences import SequenceBatch, TrainingSequences, epoch_batches
-
-_GAMMAS = torch.arange(21, dtype=torch.float64) / 20
-_SAME_LIKELIHOOD = 1e-6
-_SCORED_AT_ONCE = 64
+from training.config import LanguageModelConfig
+from training.loop import LoopReport, Scores, train_loop
+from training.new_rows import NewRows
+from training.processes import is_first
+from training.sequences import EpochBatches, SequenceBatch, TrainingSequences, epoch_batches
+from training.trackers import Tracking
+from training.trainable import adapter_size, check_trainable, prepare_universal
 
 
 class CodeLoss(nn.Module):
@@ -44,12 +40,19 @@ class CodeLoss(nn.Module):
         dropout: of the embedded tokens and of the last hidden states, while training. Not of the attention weights:
             that takes the fused attention kernel away, and with it half of the speed on CPUs.
         label_smoothing: share of the probability that goes to all codes of the level.
+        rows: token rows that train while the others of the backbone do not.
     """
 
     def __init__(
-        self, backbone: PreTrainedModel, vocabulary: Vocabulary, dropout: float, label_smoothing: float
+        self,
+        backbone: PreTrainedModel,
+        vocabulary: Vocabulary,
+        dropout: float,
+        label_smoothing: float,
+        rows: NewRows | None = None,
     ) -> None:
         super().__init__()
+        self.rows = rows
         self.backbone = backbone
         self.vocabulary = vocabulary
         self.dropout = nn.Dropout(dropout)
@@ -58,15 +61,20 @@ class CodeLoss(nn.Module):
     def forward(self, batch: SequenceBatch) -> Tensor:
         """The mean over all codes of all targets. Shape: float32[]."""
         device = self.backbone.device
-        tokens_BT = batch.tokens_BWX.flatten(1).to(device)
+        # Nothing is predicted from a window's last code, so it is not read; for short windows that is much of the time.
+        tokens_BT = batch.tokens_BWX.flatten(1)[:, :-1].to(device)
         target_BW = batch.target_BW.to(device)
         codes_BWL = batch.codes_BWL.to(device)
-        embedded_BTD = self.dropout(self.backbone.get_input_embeddings()(tokens_BT))
+        embedding = self.backbone.get_input_embeddings()
+        rows = self.rows
+        embedded_BTD = self.dropout(embedding(tokens_BT) if rows is None else rows.embed(embedding, tokens_BT))
         hidden_BTD = self.backbone.base_model(inputs_embeds=embedded_BTD, use_cache=False).last_hidden_state
-        hidden_BWXD = self.dropout(hidden_BTD).unflatten(1, (batch.tokens_BWX.shape[1], -1))
         losses = []
         for level in range(self.vocabulary.num_levels):
-            logits_XV = code_logits(self.backbone, self.vocabulary, hidden_BWXD[:, :, level][target_BW], level)
+            first, size = self.vocabulary.first_code(level), self.vocabulary.codebook_sizes[level]
+            head_VD = None if rows is None else rows.head_rows(first, size)
+            hidden_XD = self.dropout(hidden_BTD[:, level :: self.vocabulary.tokens_per_item][target_BW])
+            logits_XV = code_logits(self.backbone, self.vocabulary, hidden_XD, level, head_VD)
             codes_X = codes_BWL[:, :, level][target_BW]
             losses.append(nn.functional.cross_entropy(logits_XV, codes_X, label_smoothing=self.label_smoothing))
         return torch.stack(losses).mean()
@@ -82,6 +90,7 @@ class Phase:
         domain_names: name of each domain index.
         config: the language model's settings.
         seed: the same seed gives the same weights.
+        tracking: where the curves of the training go.
     """
 
     sequences: TrainingSequences
@@ -89,31 +98,37 @@ class Phase:
     domain_names: tuple[str, ...]
     config: LanguageModelConfig
     seed: int
+    tracking: Tracking | None = None
 
-    def batches(self, sequences: TrainingSequences, batch_tokens: int) -> Callable[[int], list[SequenceBatch]]:
+    def batches(self, sequences: TrainingSequences, batch_tokens: int) -> Callable[[int], EpochBatches]:
         """The batches of an epoch, by its number."""
 
-        def of_epoch(epoch: int) -> list[SequenceBatch]:
-            return list(
-                epoch_batches(
-                    sequences,
-                    self.vocabulary,
-                    self.domain_names,
-                    max_items=self.config.max_history + 1,
-                    batch_tokens=batch_tokens,
-                    any_domain_probability=self.config.any_domain_probability,
-                    seed=(self.seed, epoch),
-                )
+        def of_epoch(epoch: int) -> EpochBatches:
+            return epoch_batches(
+                sequences,
+                self.vocabulary,
+                self.domain_names,
+                max_items=self.config.max_history + 1,
+                batch_tokens=batch_tokens,
+                any_domain_probability=self.config.any_domain_probability,
+                seed=(self.seed, epoch),
             )
 
         return of_epoch
 
 
 def train_universal(
-    phase: Phase, backbone: PreTrainedModel, validate: Callable[[PreTrainedModel], float], folder: Path
+    phase: Phase, backbone: PreTrainedModel, validate: Callable[[PreTrainedModel], Scores], folder: Path
 ) -> LoopReport:
-    """Phase 1: all weights of the backbone, all domains' targets."""
-    loss = CodeLoss(backbone, phase.vocabulary, phase.config.dropout, phase.config.label_smoothing)
+    """Phase 1, all domains' targets: all weights of a scratch backbone, experts and new rows of a pretrained one.
+
+    The experts are added here, and stay on the backbone.
+
+    Raises:
+        StageError: other weights would train than belong to phase 1.
+    """
+    rows = prepare_universal(backbone, phase.config, phase.vocabulary)
+    loss = CodeLoss(backbone, phase.vocabulary, phase.config.dropout, phase.config.label_smoothing, rows)
     optimizer = phase.config.universal
     return train_loop(
         "universal",
@@ -123,6 +138,7 @@ def train_universal(
         optimizer,
         phase.seed,
         folder,
+        phase.tracking,
     )
 
 
@@ -130,28 +146,40 @@ def train_adapter(
     phase: Phase,
     backbone: PreTrainedModel,
     domain: int,
-    validate: Callable[[PreTrainedModel], float],
+    validate: Callable[[PreTrainedModel], Scores],
     folder: Path,
+    new_token: bool = False,
 ) -> LoopReport:
-    """Phase 2 for one domain: a LoRA adapter on every linear layer of the frozen backbone, saved as a PEFT folder.
+    """Phase 2 for one domain: a LoRA adapter on the linear layers of the frozen backbone, saved as a PEFT folder.
 
     The backbone is as it was when this returns. The adapter lies in ``folder / "adapter"``.
+
+    Args:
+        backbone: the universal model, its experts included.
+        new_token: for a domain that phase 1 has not seen: its token's row trains too, from ``<any_domain>``'s on, and
+            is in the backbone when this returns. No other prompt holds that token, so no other score changes.
 
     Raises:
         StageError: the adapter attached to nothing, or more than the adapter would train.
     """
-    config: AdapterConfig = phase.config.domain
+    config = phase.config.domain
+    assert config is not None, "without adapters there is no phase 2"
     name = phase.domain_names[domain]
     torch.manual_seed(phase.seed)
     settings = peft.LoraConfig(
-        r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules="all-linear"
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules="all-linear" if config.adapter_layers == "all" else upper_half(backbone),
+        fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in linear_layers(backbone).values()),
     )
     with warnings.catch_warnings():
         # peft asks transformers for this property by the name that transformers deprecates.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         adapted = peft.get_peft_model(backbone, settings)
-    _check_trainable(backbone, config.rank, name)
-    loss = CodeLoss(backbone, phase.vocabulary, phase.config.dropout, phase.config.label_smoothing)
+    check_trainable(f"adapter {name}", backbone, adapter_size(backbone, config.rank))
+    rows = _domain_row(backbone, phase.vocabulary, name) if new_token else None
+    loss = CodeLoss(backbone, phase.vocabulary, phase.config.dropout, phase.config.label_smoothing, rows)
     report = train_loop(
         f"adapter {name}",
         loss,
@@ -160,12 +188,23 @@ def train_adapter(
         config.optimizer,
         phase.seed,
         folder,
+        phase.tracking,
     )
-    _save_adapter(adapted, folder / "adapter")
+    if is_first():
+        _save_adapter(adapted, folder / "adapter")
     adapted.unload()
     for weight in backbone.parameters():
         weight.requires_grad_(True)
     return report
+
+
+@torch.no_grad()
+def _domain_row(backbone: PreTrainedModel, vocabulary: Vocabulary, domain: str) -> NewRows:
+    """The row of a domain's token, which begins as that of ``<any_domain>``."""
+    token = vocabulary.domain_token(domain)
+    weight_VD = backbone.get_input_embeddings().get_parameter("weight")
+    weight_VD[token] = weight_VD[vocabulary.any_domain]
+    return NewRows(backbone, token, token + 1, with_head=False)
 
 
 def _save_adapter(adapted: peft.PeftModel, folder: Path) -> None:
@@ -176,44 +215,3 @@ def _save_adapter(adapted: peft.PeftModel, folder: Path) -> None:
     settings = json.loads(path.read_text())
     settings |= {"base_model_name_or_path": None, "target_modules": sorted(settings["target_modules"])}
     path.write_text(json.dumps(settings, indent=2, sort_keys=True))
-
-
-def _check_trainable(backbone: nn.Module, rank: int, domain: str) -> None:
-    """The trained weights are exactly the two matrices of every adapted layer."""
-    linears = [layer.base_layer for layer in backbone.modules() if isinstance(layer, LoraLayer)]
-    expected = sum(rank * sum(linear.weight.shape) for linear in linears if isinstance(linear, nn.Linear))
-    trained = sum(weight.numel() for weight in backbone.parameters() if weight.requires_grad)
-    if trained != expected or expected == 0:
-        raise StageError(
-            f"adapter {domain}: {trained} weights would train where {expected} belong to the adapter; "
-            "use a backbone with linear layers that peft can adapt"
-        )
-
-
-def choose_gamma(
-    model: LanguageModel, tables: TrieTables, prompts: Sequence[Sequence[int]], leaves: Sequence[int], domain: str
-) -> tuple[float, tuple[float, ...]]:
-    """The domain distribution's share that makes the validation targets of one domain most likely.
-
-    Args:
-        model: holds the domain's adapter.
-        prompts: the tokens of each target's history.
-        leaves: the leaf of each target.
-
-    Returns:
-        The share, one of 0, 0.05, ... 1, the least of those that are equally likely; and the mean log-probability of a
-        target with each of these.
-    """
-    adapter = model.adapter_index[domain]
-    masses = []
-    with track(f"gamma {domain}", len(prompts)) as advance:
-        for begin in range(0, len(prompts), _SCORED_AT_ONCE):
-            chunk = prompts[begin : begin + _SCORED_AT_ONCE]
-            leaves_B = torch.tensor(leaves[begin : begin + _SCORED_AT_ONCE], device=model.device)
-            masses.append(item_log_mass(model, tables, chunk, leaves_B, torch.full_like(leaves_B, adapter)))
-            advance(len(chunk))
-    log_mass_MX = torch.cat(masses, dim=1).cpu().double()
-    log_weights_GM = torch.stack([torch.log1p(-_GAMMAS), torch.log(_GAMMAS)], dim=1)
-    mean_G = torch.logsumexp(log_weights_GM[..., None] + log_mass_MX, dim=1).mean(dim=1)
-    least = int((mean_G >= mean_G.max() - _SAME_LIKELIHOOD).nonzero()[0])
-    return float(_GAMMAS[least]), tuple(mean_G.tolist())

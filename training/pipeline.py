@@ -16,10 +16,12 @@ import torch
 from sidera.bundle import open_bundle, verify_bundle
 from sidera.catalog import Catalog, CatalogItem, create_catalog
 from sidera.embedding import TextEncoder, embedder_config, embedder_identity
-from sidera.language_model import LanguageModel, load_backbone
+from sidera.language_model import LanguageModel
 from sidera.manifest import MANIFEST_NAME, Manifest
+from sidera.neighbours import load_neighbours
 from sidera.tokenizers import ItemTokenizer, load_tokenizer
 from sidera.vocabulary import DOMAIN_ROWS, Vocabulary
+from training.backbones import is_scratch, load_universal
 from training.bundling import Trained, write_trained_bundle
 from training.collaborative import cf_files_digest, cf_vectors
 from training.config import TrainConfig
@@ -27,11 +29,15 @@ from training.data import DomainData, read_dataset
 from training.errors import ConfigError, DataError
 from training.evaluation import evaluate
 from training.language_model import Phase
-from training.model_stages import adapter_stage, gamma_stage, universal_stage
+from training.mixture_stage import mixture_stage
+from training.model_stages import adapter_stage, backbone_stage, universal_stage
+from training.neighbour_stage import neighbour_stage
 from training.no_text import check_interactions, fill_vectors
+from training.pretrained import find_pretrained
+from training.processes import first_goes_first, is_first, join
 from training.run import Run
 from training.sequences import training_sequences
-from training.split import Part, split_events
+from training.split import Part, hold_out, parts_digest, split_events
 from training.stages import Stage, stage
 from training.tokenization import check_capacity, tokenize
 from training.vectors import item_vectors
@@ -52,23 +58,34 @@ def train(config: TrainConfig, say: Callable[[str], None]) -> Manifest:
     out = Path(config.out)
     _check_place(out)
     device = _device(config.device)
+    for optimizer in config.optimizers:
+        optimizer.check_device(device)
+    join(device)
+    if not is_first():
+        say = _silent
+    with first_goes_first():
+        name = config.language_model.backbone
+        pretrained = None if is_scratch(name) else find_pretrained(name)
     dataset = read_dataset(Path(config.data), config.domains or None, config.min_interactions)
     everything = {
         "config": config.digestible(),
+        "backbone": None if pretrained is None else pretrained.digest,
         "data": dataset.digest,
         "cf_files": cf_files_digest(config.cf_source, [domain.name for domain in dataset.domains]),
         "out": str(out.absolute()),
     }
     work = out.with_name(out.name + ".work")
-    with stage(work, "run", everything) as whole:
+    with stage(work, "run", everything, together=True) as whole:
         manifest = _whole_bundle(out) if whole.done else None
         if manifest is not None:
             say(f"everything kept: neither config nor data have changed since {out} was written")
             return manifest
         if config.threads:
             torch.set_num_threads(config.threads)
-        run = Run(config, dataset, split_events(dataset), work, device, say)
-        return _run_stages(run, out)
+        events = split_events(dataset)
+        if share := config.language_model.router_share:
+            events = hold_out(events, share, config.language_model.router.most, config.seed)
+        return _run_stages(Run(config, dataset, events, work, device, say, pretrained), out)
 
 
 def _run_stages(run: Run, out: Path) -> Manifest:
@@ -83,32 +100,37 @@ def _run_stages(run: Run, out: Path) -> Manifest:
     check_interactions(run.dataset, events)
     check_capacity({domain.name: len(domain.item_ids) for domain in domains}, run.config.tokenizer)
     run.say(f"data: {len(run.names)} domains, {len(run.dataset.users)} users, {len(events.user_E)} events")
+    backbone_stage(run)
     encoder = TextEncoder(run.config.encoder, run.device)
-    vectors = {domain.name: item_vectors(domain, encoder, run.work / "vectors") for domain in domains}
-    no_text = fill_vectors(run.dataset, events, vectors, run.work, embedder_identity(encoder))
+    with first_goes_first():
+        vectors = {domain.name: item_vectors(domain, encoder, run.work / "vectors") for domain in domains}
+        no_text = fill_vectors(run.dataset, events, vectors, run.work, embedder_identity(encoder))
     source = f", {no_text} of them without text: from the train part's events" if no_text else ""
     run.say(f"vectors: {sum(map(len, vectors.values()))} items, {encoder.dim} dimensions{source}")
-    tokenizer, sids, tokenized = _tokenizer_stage(run, vectors, embedder_identity(encoder))
-    vocabulary = Vocabulary(tokenizer.codebook_sizes, {name: row for row, name in enumerate(run.names)})
+    tokenizer, sids, tokenized = _tokenizer_stage(run, vectors, embedder_identity(encoder), no_text)
+    base = 0 if run.pretrained is None else run.pretrained.rows
+    vocabulary = Vocabulary(tokenizer.codebook_sizes, {name: row for row, name in enumerate(run.names)}, base)
     catalog = _catalog(domains, sids, tokenizer.codebook_sizes)
     sequences = training_sequences(events, [sids[name] for name in run.names])
-    phase = Phase(sequences, vocabulary, run.names, run.config.language_model, run.config.seed)
+    phase = Phase(sequences, vocabulary, run.names, run.config.language_model, run.config.seed, run.tracking)
 
     universal = universal_stage(run, phase, catalog, tokenized)
     adapters = {
         name: adapter_stage(run, phase, catalog, universal, row)
         for row, name in enumerate(run.names)
-        if run.validation_of(row)
+        if run.config.language_model.domain is not None and run.validation_of(row)
     }
-    gammas, weighed = gamma_stage(run, vocabulary, catalog, universal, adapters)
-    used = {name: made.folder / "adapter" for name, made in adapters.items() if gammas[name] > 0}
-    backbone = load_backbone(universal.folder / "backbone", run.device)
-    model = LanguageModel(backbone, vocabulary, used, gammas)
+    mixture = mixture_stage(run, vocabulary, catalog, universal, adapters)
+    used = mixture.adapters(adapters)
+    backbone = load_universal(universal.folder, run.device)
+    model = LanguageModel(backbone, vocabulary, used, mixture.gammas, mixture.loaded_router())
+    neighbours, listed = neighbour_stage(run, model, catalog, vectors, mixture.stage)
 
-    with stage(run.work, "evaluation", {"upstream": weighed.digest}) as evaluated:
+    with stage(run.work, "evaluation", {"upstream": listed.digest}) as evaluated:
         path = evaluated.folder / "metrics.json"
         if not evaluated.done:
-            recommender = run.recommender(model, catalog)
+            known = None if neighbours is None else load_neighbours(neighbours)
+            recommender = run.recommender(model, catalog, known)
             ordered = [vectors[name] for name in run.names]
             report = evaluate(recommender, domains, events, ordered, Part.TEST, run.config.seed)
             path.write_text(json.dumps(report, indent=1))
@@ -118,8 +140,11 @@ def _run_stages(run: Run, out: Path) -> Manifest:
         tokenizer=tokenizer,
         embedder=embedder_config(encoder),
         backbone=universal.folder / "backbone",
+        experts=universal.folder / "experts",
         adapters=used,
-        gammas=gammas,
+        gammas=mixture.gammas,
+        router=mixture.router,
+        neighbours=neighbours,
         catalog=catalog,
         vectors={domain.name: (domain.item_ids, vectors[domain.name]) for domain in domains},
         vocabulary=vocabulary,
@@ -128,22 +153,27 @@ def _run_stages(run: Run, out: Path) -> Manifest:
         lineage={"data": run.dataset.digest, "stages": evaluated.digest},
         samples=run.samples(),
     )
-    manifest = write_trained_bundle(out, trained)
+    with first_goes_first():
+        manifest = write_trained_bundle(out, trained) if is_first() else open_bundle(out).manifest
     run.say(f"bundle: {out}, version {manifest.bundle_version[:12]}")
     return manifest
 
 
-def _tokenizer_stage(run: Run, vectors: Vectors, embedder: Mapping[str, Any]) -> tuple[ItemTokenizer, Sids, Stage]:
+def _tokenizer_stage(
+    run: Run, vectors: Vectors, embedder: Mapping[str, Any], no_text: int
+) -> tuple[ItemTokenizer, Sids, Stage]:
     settings, source = run.config.tokenizer_settings, run.config.cf_source
     inputs = {
         "settings": {name: value for name, value in settings.items() if name != "cf_vectors"},
         "data": run.dataset.digest,
         "embedder": dict(embedder),
         "cf_files": cf_files_digest(source, run.names),
+        # What is not of the texts or the user's own files is of the train part's events.
+        "parts": parts_digest(run.events) if no_text or (source is not None and source.folder is None) else None,
     }
     with stage(run.work, "tokenizer", inputs) as tokenized:
         if not tokenized.done:
-            cf = None if source is None else cf_vectors(run.dataset, run.events, source)
+            cf = None if source is None else cf_vectors(run.dataset, run.events, source, tokenized.folder)
             fields = {domain.name: domain.fields for domain in run.dataset.domains}
             made = tokenize(vectors, settings, tokenized.folder, cf, fields)
             for name, sids_NL in made.sids.items():
@@ -163,6 +193,10 @@ def _catalog(domains: Sequence[DomainData], sids: Sids, codebook_sizes: Sequence
             other = {key: value for key, value in fields.items() if key not in ("item_id", "title")}
             items.append(CatalogItem(domain.name, item_id, tuple(sid), None if title is None else str(title), other))
     return create_catalog(items, codebook_sizes)
+
+
+def _silent(sentence: str) -> None:
+    """What the processes behind the first one say."""
 
 
 def _device(wanted: str) -> str:

@@ -10,11 +10,14 @@ import numpy as np
 
 from sidera.catalog import Catalog
 from sidera.language_model import LanguageModel
+from sidera.neighbours import Neighbours
 from sidera.recommender import Recommender
 from training.config import TrainConfig
 from training.data import Dataset
 from training.evaluation import query_of
+from training.pretrained import FoundBackbone
 from training.split import Events, Part, Target, targets
+from training.trackers import Tracking
 
 _SAMPLES_PER_DOMAIN = 8
 
@@ -27,6 +30,7 @@ class Run:
         work: the folder of its stages.
         device: where the models compute.
         say: told in a sentence what each stage did.
+        pretrained: the backbone that phase 1 begins with; None for a scratch one.
     """
 
     config: TrainConfig
@@ -35,6 +39,7 @@ class Run:
     work: Path
     device: str
     say: Callable[[str], None]
+    pretrained: FoundBackbone | None = None
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -56,10 +61,15 @@ class Run:
         """The validation targets of one domain."""
         return tuple(target for target in self.validation if target.domain == domain)
 
-    def recommender(self, model: LanguageModel, catalog: Catalog) -> Recommender:
+    @property
+    def tracking(self) -> Tracking:
+        """Where the curves of the language model's training go."""
+        return Tracking(self.config.trackers, self.work / "logs")
+
+    def recommender(self, model: LanguageModel, catalog: Catalog, neighbours: Neighbours | None = None) -> Recommender:
         """What would serve this model."""
         config = self.config.language_model
-        return Recommender(model, catalog, config.max_history, config.beam_width)
+        return Recommender(model, catalog, config.max_history, config.beam_width, neighbours)
 
     def samples(self) -> list[dict[str, Any]]:
         """A few requests of real users, as ``POST /recommend`` takes them, to warm a service up with."""

@@ -1,11 +1,13 @@
 """Splits events into train, validation and test, and builds the history of every target.
 
-Per (user, domain) with at least 3 events the last is test, the one before is validation, the rest is train. Times
-below ``POSITION_LIMIT`` are positions, not times: such a (user, domain) is never merged with other domains.
+Per (user, domain) with at least 3 events the last is test, the one before is validation, the rest is train; of some,
+the last train event can be held out for the user router. Times below ``POSITION_LIMIT`` are positions, not times: such
+a (user, domain) is never merged with other domains.
 Knows nothing of files or models. Shape legend: E events of all domains.
 """
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
@@ -18,12 +20,16 @@ POSITION_LIMIT = 10**8
 
 
 class Part(IntEnum):
-    """What an event serves. CONTEXT: of a (user, domain) with fewer than 3 events; history only, never counted."""
+    """What an event serves. CONTEXT: of a (user, domain) with fewer than 3 events; history only, never counted.
+
+    ROUTER: a train event that is held out from all that learns, the user router alone excepted.
+    """
 
     TRAIN = 0
     VALIDATION = 1
     TEST = 2
     CONTEXT = 3
+    ROUTER = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +88,39 @@ def split_events(dataset: Dataset) -> Events:
     )
 
 
+def hold_out(events: Events, share: float, most: int, seed: int) -> Events:
+    """Set train events aside for the user router, so that no expert, adapter or count learns them.
+
+    In every domain a share of the (user, domain) pairs with at least 4 events, drawn by the seed, gives its last train
+    event. An item's only train event stays: nothing else would be known of the item.
+
+    Args:
+        most: events of a domain that are set aside at the most.
+    """
+    part_E = events.part_E.copy()
+    for domain in range(int(events.domain_E.max(initial=-1)) + 1):
+        train = np.flatnonzero((events.domain_E == domain) & (events.part_E == Part.TRAIN))
+        _, first, size = np.unique(events.user_E[train], return_index=True, return_counts=True)
+        last = train[(first + size - 1)[size > 1]]
+        wanted = min(most, round(share * len(last)))
+        left_I = np.bincount(events.item_E[train])
+        taken: list[int] = []
+        for event in np.random.default_rng([seed, domain]).permutation(last).tolist():
+            if len(taken) == wanted:
+                break
+            item = events.item_E[event]
+            if left_I[item] > 1:
+                left_I[item] -= 1
+                taken.append(event)
+        part_E[taken] = Part.ROUTER
+    return replace(events, part_E=part_E)
+
+
+def parts_digest(events: Events) -> str:
+    """sha256 (hex) over what each event serves: what learning from given data depends on beside them."""
+    return hashlib.sha256(np.ascontiguousarray(events.part_E).tobytes()).hexdigest()
+
+
 def positional(group_E: npt.NDArray[np.integer], time_E: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """Which events bool[E] belong to a group (a user in a domain) that has a position for a time anywhere."""
     _, dense_E = np.unique(group_E, return_inverse=True)
@@ -94,16 +133,21 @@ def targets(events: Events, part: Part, max_history: int | None = None) -> list[
 
     A history holds the same domain's events before the target, and other domains' events strictly earlier in time,
     where both have real times. Train histories hold train and context events only; validation histories no test event
-    of any domain.
+    of any domain, and the router's neither test nor validation events.
 
     Raises:
         ValueError: ``part`` is CONTEXT, whose events are never targets, or ``max_history`` is negative.
     """
     if part is Part.CONTEXT:
-        raise ValueError("context events are never targets; ask for TRAIN, VALIDATION or TEST")
+        raise ValueError("context events are never targets; ask for TRAIN, ROUTER, VALIDATION or TEST")
     if max_history is not None and max_history < 0:
         raise ValueError(f"max_history is {max_history}; give None or a number from 0 on")
-    hidden = {Part.TRAIN: (Part.VALIDATION, Part.TEST), Part.VALIDATION: (Part.TEST,), Part.TEST: ()}[part]
+    hidden = {
+        Part.TRAIN: (Part.ROUTER, Part.VALIDATION, Part.TEST),
+        Part.ROUTER: (Part.VALIDATION, Part.TEST),
+        Part.VALIDATION: (Part.TEST,),
+        Part.TEST: (),
+    }[part]
     shown = (events.real_time_E & ~np.isin(events.part_E, hidden)).tolist()
     repeated = _repeated(events)
     begins = np.searchsorted(events.user_E, events.user_E, side="left")

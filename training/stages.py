@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sidera.files import write_atomically
+from training.processes import agreed, is_first, wait
 
 
 @dataclass(frozen=True)
@@ -32,15 +33,24 @@ class Stage:
 
 
 @contextmanager
-def stage(root: Path, name: str, inputs: Mapping[str, Any]) -> Iterator[Stage]:
+def stage(root: Path, name: str, inputs: Mapping[str, Any], together: bool = False) -> Iterator[Stage]:
     """A stage that is marked as whole when the block ends without an error.
 
     Args:
         inputs: all that its results depend on, as JSON.
+        together: under ``torchrun``, all processes make it together; if not, the first one makes it, and the others
+            then find it done.
     """
     folder = root / name
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     record = folder / "stage.json"
+    if not is_first():
+        if not together:
+            wait()
+        yield Stage(folder, digest, not together or agreed(False))
+        if together:
+            wait()
+        return
     known = json.loads(record.read_text()) if record.exists() else {}
     if known.get("digest") != digest:
         record.unlink(missing_ok=True)  # first: a folder that is half emptied must never count as whole
@@ -49,6 +59,7 @@ def stage(root: Path, name: str, inputs: Mapping[str, Any]) -> Iterator[Stage]:
         folder.mkdir(parents=True)
         known = {"digest": digest, "done": False}
         write_atomically(record, json.dumps(known).encode())
-    yield Stage(folder, digest, bool(known["done"]))
+    yield Stage(folder, digest, bool(agreed(known["done"]) if together else known["done"]))
     if not known["done"]:
         write_atomically(record, json.dumps({"digest": digest, "done": True}).encode())
+    wait()

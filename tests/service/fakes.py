@@ -52,6 +52,7 @@ class FakeModel:
         self.samples = samples
         self.batches: list[list[Query]] = []
         self.encoded: list[str] = []
+        self.joined: dict[tuple[str, str], npt.NDArray[np.float32]] = {}
         self.before_recommend: Callable[[Sequence[Query]], None] = lambda queries: None
 
     @property
@@ -84,9 +85,13 @@ class FakeModel:
             beams=max(query.beam_width or 20, query.num_results),
         )
 
-    def stage(self, catalog: Catalog) -> Callable[[], None]:
+    def stage(
+        self, catalog: Catalog, vectors: Mapping[tuple[str, str], npt.NDArray[np.float32]], *, anew: bool
+    ) -> Callable[[], None]:
+        joined = dict(vectors) if anew else {**self.joined, **vectors}
+
         def swap() -> None:
-            self._catalog = catalog
+            self._catalog, self.joined = catalog, joined
 
         return swap
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from service.errors import ConflictError, DomainLimitError, StaleCatalogError
-from service.live_catalog import LiveCatalog, NewItem, Placement
+from service.live_catalog import LiveCatalog, NewItem, Placement, Vectors
 from service.logs import make_logger
 from service.store import Changes, SqliteStore
 from sidera.catalog import Catalog
@@ -31,8 +31,8 @@ class World:
         store = store or SqliteStore(str(self.path))
         self.stores.append(store)
 
-        def prepare_swap(catalog: Catalog) -> Callable[[], None]:
-            return model.stage(catalog)
+        def prepare_swap(catalog: Catalog, vectors: Vectors, anew: bool) -> Callable[[], None]:
+            return model.stage(catalog, vectors, anew=anew)
 
         live = LiveCatalog(model, store, prepare_swap, max_domains=max_domains, log=make_logger("info", self.logged))
         live.restore()
@@ -281,3 +281,27 @@ def test_a_change_that_cannot_be_stored_is_not_served(world: World) -> None:
     with pytest.raises(OSError, match="disk full"):
         live.register("drama", [new("x")])
     assert live.catalog is before
+
+
+def test_the_model_is_told_the_vectors_of_all_that_joined_and_of_nothing_else(world: World) -> None:
+    first = FakeModel()
+    live = world.start(first)
+    live.register("drama", [new("x"), new("drama-2", "Another title")])
+    live.register("poems", [new("y")])
+    live.place("drama", [new("z")])
+    assert set(first.joined) == {("drama", "x"), ("poems", "y")}
+    again = FakeModel()
+    world.start(again)
+    assert set(again.joined) == set(first.joined)
+    for key, vector_D in first.joined.items():
+        assert again.joined[key].tolist() == vector_D.tolist()
+
+
+def test_vectors_of_another_encoder_are_made_again_or_left_out(world: World) -> None:
+    world.start().register("drama", [new("x")])
+    kept = FakeModel(encoder="encoder-b")
+    world.start(kept)
+    assert kept.joined == {}
+    placed_anew = FakeModel(tokenizer="tokenizer-b", encoder="encoder-b")
+    world.start(placed_anew)
+    assert placed_anew.joined["drama", "x"].tolist() == placed_anew.vectors([{"title": "Title of x"}])[0].tolist()

@@ -16,6 +16,7 @@ from torch import Tensor
 from sidera.beam_search import SearchBatch, beam_search
 from sidera.errors import SearchError
 from sidera.language_model import LanguageModel
+from sidera.user_router import Mixture
 from tests.sidera.worlds import (
     SIZES,
     VOCABULARY,
@@ -58,6 +59,9 @@ class Sampled:
     requests: list[Request]
 
 
+few_sids = st.just(frozenset[Sid]()) | st.frozensets(one_sid, max_size=8)
+
+
 @st.composite
 def samples(draw: st.DrawFn, max_requests: int = 4, filtered: bool = True) -> Sampled:
     domains = draw(st.fixed_dictionaries(dict.fromkeys(("books", "films", "songs"), some_sids)))
@@ -72,6 +76,8 @@ def samples(draw: st.DrawFn, max_requests: int = 4, filtered: bool = True) -> Sa
             gamma=0.0 if domain == "songs" else draw(st.sampled_from([0.0, 0.25, 0.9, 1.0])),
             blocked=draw(own) if filtered and draw(st.booleans()) else frozenset(),
             allowed=draw(own) if filtered and draw(st.booleans()) else None,
+            known=tuple((sid, draw(st.sampled_from([0.01, 0.1]))) for sid in draw(few_sids)),
+            shared=draw(st.sampled_from([0.0, 0.0, 0.2])),
         )
 
     return Sampled(domains, [request() for _ in range(draw(st.integers(1, max_requests)))])
@@ -441,4 +447,4 @@ def test_any_number_of_distributions_can_be_mixed() -> None:
 
 
 def three_weights(batch: SearchBatch, weights_MB: Tensor) -> SearchBatch:
-    return replace(batch, log_weights_MB=weights_MB.log())
+    return replace(batch, mixture=Mixture(weights_MB.log()))

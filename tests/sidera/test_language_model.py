@@ -100,27 +100,29 @@ def test_a_prompt_is_the_history_and_the_domain_asked_for() -> None:
 
 def test_a_batch_is_mixed_only_if_one_of_its_domains_is(tmp_path: Path) -> None:
     model = adapted_model(tmp_path, gammas={"films": 0.25, "books": 0.0})
-    log_weights_MB, adapters_B = model.mixture(["songs", "books"])
-    assert log_weights_MB.tolist() == [[0.0, 0.0]]
-    assert adapters_B is None
-    log_weights_MB, adapters_B = model.mixture(["songs", "films", "books"])
-    assert log_weights_MB.exp().tolist() == [[1.0, 0.75, 1.0], [0.0, 0.25, 0.0]]
-    assert adapters_B is not None
-    assert adapters_B[1:].tolist() == [model.adapter_index["films"], model.adapter_index["books"]]
+    alone = model.mixture(["songs", "books"])
+    assert alone.constant_MB.tolist() == [[0.0, 0.0]]
+    assert alone.adapters_B is None
+    mixed = model.mixture(["songs", "films", "books"])
+    assert mixed.constant_MB.exp().tolist() == [[1.0, 0.75, 1.0], [0.0, 0.25, 0.0]]
+    assert mixed.adapters_B is not None
+    assert mixed.adapters_B[1:].tolist() == [model.adapter_index["films"], model.adapter_index["books"]]
+    assert mixed.log_weights(torch.empty(2, 3, 32)) is mixed.constant_MB
 
 
 def test_a_domain_whose_adapter_speaks_alone_has_weights_without_nan(tmp_path: Path) -> None:
-    log_weights_MB, _ = adapted_model(tmp_path, gammas={"films": 1.0}).mixture(["films", "songs"])
-    assert log_weights_MB.exp().tolist() == [[0.0, 1.0], [1.0, 0.0]]
+    mixture = adapted_model(tmp_path, gammas={"films": 1.0}).mixture(["films", "songs"])
+    assert mixture.constant_MB.exp().tolist() == [[0.0, 1.0], [1.0, 0.0]]
 
 
 def test_a_batch_whose_adapters_speak_alone_reads_its_histories_once(tmp_path: Path) -> None:
     model = adapted_model(tmp_path, gammas={"films": 1.0, "books": 1.0})
-    log_weights_MB, adapters_B = model.mixture(["films", "books"])
-    assert log_weights_MB.tolist() == [[0.0, 0.0]]
+    mixture = model.mixture(["films", "books"])
+    assert mixture.constant_MB.tolist() == [[0.0, 0.0]]
+    adapters_B = mixture.adapters_B
     assert adapters_B is not None
     tokens_BP = torch.tensor([model.prompt([], "films"), model.prompt([], "books")])
-    hidden_MBD, history = model.prefill(tokens_BP, torch.tensor([1, 1]), adapters_B, len(log_weights_MB))
+    hidden_MBD, history = model.prefill(tokens_BP, torch.tensor([1, 1]), adapters_B, mixture.num_distributions)
     keys = history.cache.layers[0].keys  # type: ignore[union-attr]
     assert keys is not None
     assert keys.shape[0] == 2

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -114,8 +115,6 @@ def test_another_encoder_than_the_one_that_made_the_vectors_is_refused_on_first_
     shutil.copytree(loaded.embedder["name"], encoder)
     config = json.loads((encoder / "config.json").read_text())
     (encoder / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 1e-3}))
-    moved = LoadedBundle(
-        loaded.manifest, loaded.recommender, loaded.tokenizer, {**loaded.embedder, "name": str(encoder)}, ()
-    )
+    moved = replace(loaded, embedder={**loaded.embedder, "name": str(encoder)})
     with pytest.raises(EmbeddingError, match="but the vectors come from"):
         _ = moved.item_encoder

@@ -9,7 +9,7 @@ import torch
 
 from sidera.catalog import Catalog, CatalogItem, create_catalog
 from sidera.errors import CatalogError, SearchError, UnknownDomainError
-from sidera.item_scores import item_log_mass
+from sidera.item_scores import item_scores
 from sidera.language_model import LanguageModel
 from sidera.recommender import Query, Recommendation, Recommender
 from tests.sidera.worlds import SIZES, VOCABULARY, adapted_model, random_backbone, random_sids
@@ -47,10 +47,9 @@ def exhaustive(recommender: Recommender, query: Query) -> dict[str, float]:
     numbers = catalog.index(query.domain).number_of_leaf.tolist()
     item_ids = [catalog.item(number).item_id for number in numbers]
     leaves_B = torch.tensor([recommender.leaf(query.domain, item_id) for item_id in item_ids])
-    log_weights_MB, adapters_B = model.mixture([query.domain] * len(item_ids))
     prompts = [recommender.prompt(query)] * len(item_ids)
-    mass_MB = item_log_mass(model, recommender.tables, prompts, leaves_B, adapters_B)
-    scores = torch.logsumexp(mass_MB[-len(log_weights_MB) :] + log_weights_MB, dim=0).tolist()
+    mixture = model.mixture([query.domain] * len(item_ids))
+    scores = item_scores(model, recommender.tables, prompts, leaves_B, mixture).tolist()
     return dict(sorted(zip(item_ids, scores, strict=True), key=lambda pair: -pair[1]))
 
 
@@ -256,7 +255,7 @@ def test_a_new_snapshot_serves_its_new_items_and_domains_exactly(recommender: Re
         ],
         2,
     )
-    prepared = recommender.prepare_catalog(later)
+    prepared = recommender.prepare_catalog(later, None)
     before = recommender.recommend([Query("films", HISTORY, num_results=41)])[0]
     assert "new" not in ids(before)
     with pytest.raises(UnknownDomainError):

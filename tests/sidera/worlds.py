@@ -15,9 +15,11 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from sidera.beam_search import SearchBatch, SearchResult, beam_search
+from sidera.known_mass import KnownMass
 from sidera.language_model import LanguageModel
 from sidera.leaf_filter import LeafFilter
 from sidera.trie import build_trie, tables_of
+from sidera.user_router import Mixture
 from sidera.vocabulary import Vocabulary
 
 Sid = tuple[int, ...]
@@ -115,6 +117,8 @@ class Request:
     gamma: float = 0.0
     blocked: frozenset[Sid] = frozenset()
     allowed: frozenset[Sid] | None = None
+    known: tuple[tuple[Sid, float], ...] = ()
+    shared: float = 0.0
 
     def permits(self, sid: Sid) -> bool:
         return sid not in self.blocked and (self.allowed is None or sid in self.allowed)
@@ -146,6 +150,7 @@ class World:
         self.root = {domain: root for root, domain in enumerate(self.sids)}
         starts = np.cumsum([0] + [len(sids) for sids in self.sids.values()]).tolist()
         self.first_leaf = dict(zip(self.sids, starts, strict=False))
+        self.shared = {domain: shared_masses(len(sids)) for domain, sids in self.sids.items()}
         self._logits: dict[Any, Any] = {} if logits is None else logits
 
     def batch(self, requests: Sequence[Request], padding: int = 0) -> SearchBatch:
@@ -156,13 +161,13 @@ class World:
             tokens_BP[row, : len(prompt)] = torch.tensor(prompt)
         mixed = any(request.gamma > 0 for request in requests)
         gamma_B = torch.tensor([request.gamma for request in requests])
-        log_weights_MB = torch.stack([torch.log1p(-gamma_B), gamma_B.log()])
+        adapters_B = torch.tensor([self.adapter(request) for request in requests])
+        mixed_MB = torch.stack([torch.log1p(-gamma_B), gamma_B.log()])
         return SearchBatch(
             tokens_BP=tokens_BP,
             lengths_B=torch.tensor([len(prompt) for prompt in prompts]),
             roots_B=torch.tensor([self.root[request.domain] for request in requests]),
-            log_weights_MB=log_weights_MB if mixed else torch.zeros(1, len(prompts)),
-            adapters_B=torch.tensor([self.adapter(request) for request in requests]) if mixed else None,
+            mixture=Mixture(mixed_MB, adapters_B) if mixed else Mixture(torch.zeros(1, len(prompts))),
             num_results_B=torch.tensor([request.num_results for request in requests]),
             filter=LeafFilter.build(
                 [self.leaves(request.domain, request.blocked) for request in requests],
@@ -171,7 +176,16 @@ class World:
                     for request in requests
                 ],
             ),
+            known=KnownMass.build(
+                [np.array(self.leaves(request.domain, dict(request.known))) for request in requests],
+                [np.array([mass for sid, mass in request.known if self._exists(request, sid)]) for request in requests],
+                [request.shared for request in requests],
+                torch.cat([torch.zeros(1), torch.tensor(np.concatenate([*self.shared.values()])).cumsum(0)]),
+            ),
         )
+
+    def _exists(self, request: Request, sid: Sid) -> bool:
+        return sid in self.sids[request.domain]
 
     def search(self, requests: Sequence[Request], width: int, padding: int = 0) -> list[Found]:
         found = self.raw_search(requests, width, padding)
@@ -225,6 +239,16 @@ class World:
         return sorted({sid[depth] for sid in self.sids[domain] if sid[:depth] == prefix})
 
     def _score(self, request: Request, sid: Sid) -> float:
+        """log P(sid): what is known of it, and the mixture's share of the rest."""
+        own = {whole: mass for whole, mass in request.known if self._exists(request, whole)}
+        known = sum(mass for whole, mass in own.items() if whole[: len(sid)] == sid)
+        shares = zip(self.sids[request.domain], self.shared[request.domain].tolist(), strict=True)
+        known += request.shared * sum(mass for whole, mass in shares if whole[: len(sid)] == sid)
+        rest = max(1 - request.shared - sum(own.values()), 0.0)
+        with np.errstate(divide="ignore"):
+            return float(np.logaddexp(np.log(known), np.log(rest) + self._mixed(request, sid)))
+
+    def _mixed(self, request: Request, sid: Sid) -> float:
         """log sum_m w_m P_m(sid), codes normalised over the children that exist."""
         adapter = self.adapter(request) if request.gamma > 0 else None
         masses = [0.0, 0.0]
@@ -255,3 +279,10 @@ def random_sids(rng: np.random.Generator, count: int, sizes: Sequence[int] = SIZ
     """So many different SIDs, sorted."""
     places = rng.choice(math.prod(sizes), size=count, replace=False)
     return sorted(zip(*(column.tolist() for column in np.unravel_index(places, tuple(sizes))), strict=True))
+
+
+def shared_masses(count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """A distribution over so many leaves; every third has no mass."""
+    masses = np.arange(1, count + 1) % 3 + 1e-9 * (count < 3)
+    shares: np.ndarray[Any, np.dtype[np.float64]] = masses / masses.sum()
+    return shares

@@ -12,7 +12,7 @@ from training.errors import ConfigError
 VOCABULARY = Vocabulary((8, 8, 8), {"books": 0})
 
 
-@pytest.mark.parametrize(("preset", "millions"), [("tiny", 0.6), ("small", 5.0)])
+@pytest.mark.parametrize(("preset", "millions"), [("tiny", 0.6), ("small", 5.0), ("base", 27.0)])
 def test_a_preset_has_about_the_weights_that_its_description_says(preset: str, millions: float) -> None:
     backbone = new_backbone(f"scratch:{preset}", VOCABULARY, 40)
     embedding = embedding_rows(backbone) * PRESETS[preset].width
@@ -41,5 +41,5 @@ def test_the_seed_decides_the_weights() -> None:
 
 @pytest.mark.parametrize("name", ["scratch:huge", "tiny", "gpt2", "scratch:", ""])
 def test_an_unknown_preset_is_refused_and_the_known_ones_named(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"is not known; use one of scratch:tiny, scratch:small"):
+    with pytest.raises(ConfigError, match=r"is not known; use one of scratch:tiny, scratch:small, scratch:base"):
         shape_of(name)

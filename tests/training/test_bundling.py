@@ -3,17 +3,22 @@
 import json
 import shutil
 import subprocess
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 import training.bundling
 from sidera.bundle import open_bundle, verify_bundle
+from sidera.catalog import CatalogItem, create_catalog
+from sidera.errors import CatalogError
 from sidera.loading import load_bundle
 from sidera.recommender import Query, Recommender
 from tests import tiny
+from training.bundling import _save_vectors
 from training.config import load_config
 from training.evaluation import evaluate
 from training.pipeline import train
@@ -67,6 +72,33 @@ def test_every_item_has_its_own_vector_by_its_number(tiny_bundle: Path) -> None:
     assert vectors_ND.shape == (sum(tiny.DOMAINS.values()), 16)
     assert len({vector.tobytes() for vector in vectors_ND}) == len(vectors_ND)
     assert len(loaded.recommender.catalog) == len(vectors_ND)
+
+
+def test_vectors_are_written_each_to_its_number_row_by_row_into_a_file_that_safetensors_reads(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    sizes = {"shop": 4000, "films": 3001}
+    sids = {name: [(n // 256, n % 256) for n in range(size)] for name, size in sizes.items()}
+    items = [CatalogItem(name, f"{name}-{n}", sid) for name in sizes for n, sid in enumerate(sids[name])]
+    catalog = create_catalog(items, (256, 256))
+    given, expected_ND = {}, np.empty((len(items), 384), dtype=np.float32)
+    for name, size in sizes.items():
+        file = np.lib.format.open_memmap(tmp_path / f"{name}.npy", "w+", np.float32, (size, 384))
+        file[:] = random.standard_normal(file.shape)
+        given[name] = (tuple(f"{name}-{n}" for n in range(size)), file)
+        for item_id, vector_D in zip(*given[name], strict=True):
+            expected_ND[catalog.find(name, item_id)] = vector_D
+    tracemalloc.start()
+    try:
+        _save_vectors(tmp_path / "vectors.safetensors", catalog, given)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < expected_ND.nbytes / 20
+    read = load_file(tmp_path / "vectors.safetensors")
+    assert list(read) == ["vectors"]
+    assert np.array_equal(read["vectors"], expected_ND)
+    with pytest.raises(CatalogError, match="'film-x' of 'films' has a vector but is not in the catalog"):
+        _save_vectors(tmp_path / "vectors.safetensors", catalog, {"films": (("film-x",), expected_ND[:1])})
 
 
 def test_what_is_loaded_answers_as_what_was_in_memory(

@@ -77,6 +77,26 @@ def test_evaluate_prints_the_report_and_writes_it_as_json_where_asked(
     assert printed.err == ""
 
 
+def test_evaluate_shows_slices_and_notes_where_asked_within_80_columns(
+    tiny_bundle: Path,
+    tiny_data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    data = tiny.write_data(tmp_path, {"films": 40, "plays": 24}, users=20)
+    assert run("evaluate", tiny_bundle, "--data", data, "--slices") == 0
+    printed = capsys.readouterr().out
+    assert "cold: at most 3 train events in the domain; short: a history of at most 5 events;" in printed
+    assert "Note: left out, since the bundle does not hold them: plays; --new scores them too." in printed
+    table = printed[printed.index("Slices: ") : printed.index("cold: at most")]
+    assert "cold" in table
+    assert "several" not in table, "one domain alone has no histories of several"
+    assert max(map(len, table.splitlines())) <= 80
+    assert "…" not in printed
+
+
 def test_evaluating_what_is_no_bundle_is_one_sentence(
     tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,6 +123,23 @@ def test_data_check_names_bad_rows_by_file_and_line_and_ends_with_1(
     assert f"{tmp_path / 'books' / 'items.jsonl'}:2: " in printed
     assert f"{tmp_path / 'books' / 'interactions.csv'}:3: " in printed
     assert "2 rows are refused; mend them, or training stops at the first one." in printed
+
+
+def test_data_check_names_as_many_bad_rows_of_a_file_as_asked_and_says_how_many_are_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    items = [{"item_id": "a", "title": "Ant"}, *({"item_id": "a", "title": "again"} for _ in range(4))]
+    tiny.write_domain(tmp_path / "books", items, [("u", "a", 1_600_000_000)])
+    path = tmp_path / "books" / "items.jsonl"
+    assert run("data", "check", tmp_path, "--limit", 3) == 1
+    printed = capsys.readouterr().out
+    assert f"{path}:4: " in printed
+    assert f"{path}:5: " not in printed
+    assert f"{path}: 1 more rows are refused; --limit 4 names them too" in printed
+    assert run("data", "check", tmp_path, "--limit", 4) == 1
+    printed = capsys.readouterr().out
+    assert f"{path}:5: " in printed
+    assert "more rows" not in printed
 
 
 def test_data_check_says_what_min_interactions_would_drop(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,6 +38,7 @@ def load(tmp_path: Path, content: dict[str, Any], **overrides: Any) -> TrainConf
 def test_the_demo_config_loads() -> None:
     config = load_config(ROOT / "configs" / "demo.yaml")
     assert config.language_model.backbone == "scratch:tiny"
+    assert config.language_model.domain is not None
     assert config.language_model.domain.optimizer.epochs > 0
     assert config.tokenizer["method"] == "rqvae"
 
@@ -62,7 +63,7 @@ def test_what_a_config_leaves_out_has_its_default(tmp_path: Path) -> None:
             "language_model.domain.optimizer.patiense: unknown key; did you mean 'patience'?",
         ),
         ({"encoder__poling": "mean"}, "encoder.poling: unknown key; did you mean 'pooling'?"),
-        ({"language_model__domain__zzz": 1}, "unknown key; the keys here are rank, alpha, dropout, optimizer"),
+        ({"language_model__domain__zzz": 1}, "unknown key; the keys here are rank, alpha, dropout, adapter_layers"),
         ({"tokenizer__lattent_dim": 8}, "tokenizer.lattent_dim is no setting of rqvae"),
         ({"language_model__universal": {"epochs": 1}}, "language_model.universal.learning_rate: missing; set it"),
         ({"language_model__max_history": "50"}, "language_model.max_history: Input should be a valid integer"),
@@ -76,6 +77,14 @@ def test_what_a_config_leaves_out_has_its_default(tmp_path: Path) -> None:
         ({"seed": -1}, "seed is -1; set 0 or a value above it"),
         ({"threads": -2}, "threads is -2; set 0 or a value above it"),
         ({"min_interactions": -1}, "min_interactions is -1; set 0 or a value above it"),
+        ({"language_model__router": {"kind": "fixed"}}, "kind is fixed and gamma is None; set gamma, from 0 to 1"),
+        (
+            {"language_model__router": {"gamma": 0.5}},
+            "language_model.router: kind is learned and gamma is 0.5; leave gamma out, or set kind: fixed",
+        ),
+        ({"language_model__router": {"kind": "fixed", "gamma": 1.5}}, "gamma is 1.5; set a share from 0 to 1"),
+        ({"language_model__router": {"share": 0.0}}, "language_model.router: share is 0.0; set a value above 0"),
+        ({"language_model__router": {"shares": 0.1}}, "router.shares: unknown key; did you mean 'share'?"),
         ({"language_model__beam_width": 0}, "language_model: beam_width is 0; set a value above 0"),
         ({"language_model__dropout": 1.5}, "language_model: dropout is 1.5; set a share from 0 to 1"),
         ({"language_model__universal__epochs": 0}, "language_model.universal: epochs is 0; set a value above 0"),
@@ -95,7 +104,12 @@ def test_what_a_config_leaves_out_has_its_default(tmp_path: Path) -> None:
             {"language_model__backbone": "scratch:huge"},
             "language_model.backbone: 'scratch:huge' is not known; use one of scratch:tiny, scratch:small",
         ),
-        ({"language_model__backbone": "tiny"}, "'tiny' is not known; use one of scratch:tiny, scratch:small"),
+        ({"language_model__backbone": ""}, "backbone is empty; set scratch:<preset>, a folder or a hub name"),
+        ({"language_model__experts": {"count": -1}}, "language_model.experts: count is -1; set 0 or a value above it"),
+        ({"language_model__experts": {"gat": "x"}}, "language_model.experts.gat: unknown key; did you mean 'gate'?"),
+        ({"language_model__experts": {"gate": "mean"}}, "gate: Input should be 'learned' or 'average'; it is 'mean'"),
+        ({"language_model__experts": {}}, "experts.rank is 64; set 16 or less for scratch:tiny"),
+        ({"language_model__domain": {"rank": 17}}, "domain.rank is 17; set 16 or less for scratch:tiny"),
         ({"tokenizer": {"method": "rq"}}, "tokenizer.method 'rq' is not known; known methods: rqvae"),
         ({"tokenizer__codebook_sizes": [1]}, "tokenizer.codebook_sizes is [1]; set at least two levels"),
         ({"tokenizer__codebook_sizes": 64}, "tokenizer.codebook_sizes: Input should be a valid array; it is 64"),
@@ -183,3 +197,23 @@ def test_where_data_and_bundle_lie_and_what_computes_are_no_part_of_what_results
     other = load(tmp_path, document(seed=1))
     assert one.digestible() == same.digestible()
     assert one.digestible() != other.digestible()
+
+
+def test_an_event_is_held_out_for_a_learned_router_of_adapters_and_for_nothing_else(tmp_path: Path) -> None:
+    assert load(tmp_path, document()).language_model.router_share == 0.1
+    assert load(tmp_path, document(language_model__router={"share": 0.3})).language_model.router_share == 0.3
+    assert load(tmp_path, document(language_model__router={"kind": "constant"})).language_model.router_share == 0
+    assert load(tmp_path, document(language_model__domain=None)).language_model.router_share == 0
+
+
+def test_a_pretrained_backbone_has_experts_by_default_a_scratch_one_has_none_and_both_can_be_changed(
+    tmp_path: Path,
+) -> None:
+    def experts(**changes: Any) -> tuple[int, int] | None:
+        found = load(tmp_path, document(**changes)).language_model.universal_experts
+        return None if found is None else (found.count, found.rank)
+
+    assert experts() is None
+    assert experts(language_model__experts={"rank": 16}) == (4, 16)
+    assert experts(language_model__backbone="some/model") == (4, 64)
+    assert experts(language_model__backbone="some/model", language_model__experts={"count": 0}) is None

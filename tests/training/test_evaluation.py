@@ -14,7 +14,7 @@ from sidera.recommender import Query, Recommendation, RecommendedItem, Recommend
 from tests import tiny
 from training.data import Dataset, DomainData, read_dataset
 from training.errors import DataError
-from training.evaluation import evaluate, mean_ndcg, recommend_for
+from training.evaluation import evaluate, mean_scores, recommend_for
 from training.split import Part, split_events, targets
 
 
@@ -199,4 +199,42 @@ def test_answers_come_back_in_the_order_of_the_targets_and_short_ones_end_in_min
     assert (answers.top_NK[:, 1:] == -1).all()
     assert answers.exact == pytest.approx(np.mean([len(target.history) % 2 == 0 for target in asked]))
     assert max(short.batches) <= 32
-    assert mean_ndcg(stub(perfect), dataset.domains, asked, "perfect") == 1.0
+    assert mean_scores(stub(perfect), dataset.domains, asked, "perfect") == {"recall@10": 1.0, "ndcg@10": 1.0}
+
+
+def test_slices_hold_the_users_that_their_words_say_and_their_means_are_of_those_targets() -> None:
+    long = list(range(25))
+    domains = (
+        made("a", {0: [0, 1, 2, 3, 4], 1: [0, 1, 2, 3, 4, 5], 2: long}, 30),
+        made("b", {1: [0, 1, 2, 9]}, 12),
+    )
+    report = report_of(Dataset(domains, ("cold", "two", "long"), ""), lambda query: ["a-4", "a-0", "a-24", "b-9"])
+    slices = report["domains"]["a"]["slices"]
+    assert {name: part["targets"] for name, part in slices.items()} == {"cold": 1, "short": 1, "long": 1, "several": 1}
+    assert {name: part["recall@10"] for name, part in slices.items()} == {
+        "cold": 1.0,
+        "short": 1.0,
+        "long": 1.0,
+        "several": 0.0,
+    }
+    assert slices["long"]["ndcg@10"] == pytest.approx(1 / np.log2(2 + 2))
+    assert slices["long"]["ndcg@10_interval"] == [pytest.approx(0.5)] * 2
+    assert set(slices["cold"]["floors"]) == {"popularity", "bigram", "content-kNN"}
+    assert {name: part["targets"] for name, part in report["domains"]["b"]["slices"].items()} == {
+        "cold": 1,
+        "several": 1,
+    }
+
+
+def test_a_slices_floors_are_those_of_its_own_targets(dataset: Dataset) -> None:
+    report = report_of(dataset, perfect)
+    for part in report["domains"].values():
+        cold, several = part["slices"]["cold"], part["slices"]["several"]
+        assert 0 < cold["targets"] < part["targets"]
+        assert cold["ndcg@10"] == 1.0
+        assert cold["floors"]["popularity"] != several["floors"]["popularity"]
+    whole = [part for part in report["domains"].values() if part["slices"]["several"]["targets"] == part["targets"]]
+    assert whole
+    for part in whole:
+        for floor, figures in part["slices"]["several"]["floors"].items():
+            assert figures["ndcg@10"] == pytest.approx(part["rankers"][floor]["ndcg@10"])

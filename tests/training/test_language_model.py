@@ -1,10 +1,8 @@
-"""The loss, the adapters of phase 2, and the weights of the mixture."""
+"""The loss, and the adapters of phase 2."""
 
 import json
-import math
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,7 @@ from training import language_model
 from training.backbones import new_backbone
 from training.config import AdapterConfig, LanguageModelConfig, OptimizerConfig
 from training.errors import StageError
-from training.language_model import CodeLoss, Phase, choose_gamma, train_adapter
+from training.language_model import CodeLoss, Phase, train_adapter
 from training.sequences import SequenceBatch, TrainingSequences, epoch_batches
 
 VOCABULARY = Vocabulary((4, 6, 3), {"books": 0, "films": 1})
@@ -124,10 +122,10 @@ def test_phase_2_trains_exactly_the_adapter_and_leaves_the_backbone_as_it_was(tm
     before = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
     trained: list[dict[str, Tensor]] = []
 
-    def validate(adapted: PreTrainedModel) -> float:
+    def validate(adapted: PreTrainedModel) -> dict[str, float]:
         assert adapted is model
         trained.append({name: w.detach().clone() for name, w in model.named_parameters() if w.requires_grad})
-        return float(len(trained))
+        return {"recall@10": float(len(trained))}
 
     report = train_adapter(phase(), model, 1, validate, tmp_path)
     assert report.best_epoch == 1
@@ -150,7 +148,7 @@ def test_phase_2_trains_exactly_the_adapter_and_leaves_the_backbone_as_it_was(tm
 
 def test_an_adapter_folder_says_nothing_of_this_machine_and_is_the_same_bytes_every_time(tmp_path: Path) -> None:
     for run in ("a", "b"):
-        train_adapter(phase(), backbone(), 1, lambda adapted: 0.0, tmp_path / run)
+        train_adapter(phase(), backbone(), 1, lambda adapted: {"recall@10": 0.0}, tmp_path / run)
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         one, other = ((tmp_path / run / "adapter" / name).read_bytes() for run in ("a", "b"))
         assert one == other
@@ -171,7 +169,7 @@ def test_an_adapter_learns_from_the_targets_of_its_own_domain_only(tmp_path: Pat
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(language_model, "CodeLoss", Watched)
-        train_adapter(phase(), backbone(), 1, lambda adapted: 0.0, tmp_path)
+        train_adapter(phase(), backbone(), 1, lambda adapted: {"recall@10": 0.0}, tmp_path)
     assert set().union(*seen) <= {VOCABULARY.domain_token("films"), VOCABULARY.any_domain}
     assert VOCABULARY.domain_token("films") in set().union(*seen)
 
@@ -186,7 +184,7 @@ def test_an_adapter_that_attaches_to_too_much_is_refused(tmp_path: Path) -> None
         warnings.simplefilter("ignore")
         patched.setattr("training.language_model.peft.LoraConfig", too_much)
         with pytest.raises(StageError, match=r"adapter films: \d+ weights would train where \d+ belong"):
-            train_adapter(phase(), backbone(), 1, lambda adapted: 0.0, tmp_path)
+            train_adapter(phase(), backbone(), 1, lambda adapted: {"recall@10": 0.0}, tmp_path)
 
 
 def test_a_bundles_adapter_in_stock_peft_gives_the_hidden_states_of_the_bank(tiny_bundle: Path) -> None:
@@ -207,42 +205,3 @@ def test_a_bundles_adapter_in_stock_peft_gives_the_hidden_states_of_the_bank(tin
             hidden_PD = decoder(input_ids=tokens_BP[row : row + 1]).last_hidden_state[0]
         assert torch.allclose(hidden_PD, bank_MBPD[1, row], atol=1e-5)
         assert not torch.allclose(hidden_PD, bank_MBPD[0, row], atol=1e-3), "the adapter has learned something"
-
-
-def gamma_of(universal: list[float], domain: list[float], monkeypatch: pytest.MonkeyPatch) -> float:
-    """What is chosen where the targets have these probabilities under the two distributions."""
-    log_mass_MX = torch.tensor([universal, domain]).log()
-
-    def scored(model: Any, tables: Any, prompts: list[int], leaves_B: Tensor, adapters_B: Tensor) -> Tensor:
-        assert adapters_B.tolist() == [7] * len(prompts)
-        return log_mass_MX[:, leaves_B]
-
-    monkeypatch.setattr(language_model, "item_log_mass", scored)
-    model: Any = SimpleNamespace(adapter_index={"books": 7}, device="cpu")
-    tables: Any = None
-    rows = range(len(universal))
-    gamma, likelihoods = choose_gamma(model, tables, [[row] for row in rows], list(rows), "books")
-    for share, likelihood in zip(np.linspace(0, 1, 21), likelihoods, strict=True):
-        mixed = [(1 - share) * u + share * d for u, d in zip(universal, domain, strict=True)]
-        expected = sum(math.log(p) if p > 0 else -math.inf for p in mixed) / len(mixed)
-        assert likelihood == pytest.approx(expected, abs=1e-4)
-    return gamma
-
-
-def test_gamma_is_0_where_the_universal_distribution_is_better_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert gamma_of([0.5, 0.9, 0.2], [0.4, 0.3, 0.1], monkeypatch) == 0.0
-
-
-def test_gamma_is_1_where_the_domains_is_better_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert gamma_of([0.4, 0.3, 0.1], [0.5, 0.9, 0.2], monkeypatch) == 1.0
-
-
-def test_gamma_is_the_share_of_the_targets_that_each_distribution_alone_knows(monkeypatch: pytest.MonkeyPatch) -> None:
-    for known in (25, 50, 80, 95):
-        domain = [1.0] * known + [0.0] * (100 - known)
-        universal = [0.0] * known + [1.0] * (100 - known)
-        assert gamma_of(universal, domain, monkeypatch) == pytest.approx(known / 100)
-
-
-def test_gamma_is_0_where_both_distributions_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert gamma_of([0.3, 0.7], [0.3, 0.7], monkeypatch) == 0.0

@@ -172,7 +172,7 @@ def test_odd_domains_train_and_serve_one_user_one_item_positions_and_nobody_with
     for domain, count in {"books": 10, "lonely": 5, "single": 1, "sparse": 7, "placed": 6}.items():
         (answer,) = recommender.recommend([Query(domain, history)])
         assert len(answer.items) == count
-    report = evaluate_bundle(tmp_path / "bundle", data, "cpu")
+    report = evaluate_bundle(tmp_path / "bundle", data, "cpu").report
     assert report == manifest.metrics
     assert list(report["domains"]) == ["single", "placed", "lonely", "books"], "the order of training"
 

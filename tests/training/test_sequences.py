@@ -4,12 +4,14 @@ from collections import Counter
 
 import numpy as np
 import numpy.typing as npt
+import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidera.vocabulary import Vocabulary
 from training.data import Dataset, DomainData
-from training.sequences import SequenceBatch, TrainingSequences, epoch_batches, training_sequences
+from training.sequences import EpochBatches, SequenceBatch, TrainingSequences, epoch_batches, training_sequences
 from training.split import Events, Part, split_events
 
 NAMES = ("books", "films", "games")
@@ -197,18 +199,22 @@ def test_every_epoch_cuts_elsewhere_so_that_any_event_gets_histories_of_all_leng
 
 
 def test_a_batch_holds_windows_of_similar_length() -> None:
-    random = np.random.default_rng(1)
-    lengths = random.integers(1, 30, size=200)
-    total = int(lengths.sum())
-    sequences = TrainingSequences(
+    lengths = np.random.default_rng(1).integers(1, 30, size=200).tolist()
+    made = batches(one_domain(lengths), max_items=30, batch_tokens=400)
+    cells = sum(batch.target_BW.numel() for batch in made)
+    assert sum(lengths) / cells > 0.9
+
+
+def one_domain(lengths: list[int]) -> TrainingSequences:
+    """Sequences of these lengths, every event a target."""
+    total = sum(lengths)
+    codes_EL = np.stack([np.arange(total) // size**level % size for level, size in enumerate((5, 5, 5))], axis=1)
+    return TrainingSequences(
         np.zeros(total, dtype=np.int32),
-        np.zeros((total, 3), dtype=np.int32),
+        codes_EL.astype(np.int32),
         np.ones(total, dtype=np.bool_),
         np.concatenate([[0], np.cumsum(lengths)]),
     )
-    made = batches(sequences, max_items=30, batch_tokens=400)
-    cells = sum(batch.target_BW.numel() for batch in made)
-    assert total / cells > 0.9
 
 
 def test_only_the_targets_of_one_domain_stay_targets_and_the_rest_stays_history() -> None:
@@ -227,3 +233,41 @@ def test_an_epoch_without_a_target_has_no_batch() -> None:
     events = split([[(0, 1, REAL), (0, 2, REAL + 1)]])
     assert set(events.part_E) == {Part.CONTEXT}
     assert batches(training_sequences(events, SIDS[:1])) == []
+
+
+def test_a_batch_is_made_when_it_is_taken_and_is_the_same_whenever_that_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    plain = EpochBatches._batch
+
+    def counted(self: EpochBatches, rows: npt.NDArray[np.int64]) -> SequenceBatch:
+        batch = plain(self, rows)
+        made.append(batch.name)
+        return batch
+
+    monkeypatch.setattr(EpochBatches, "_batch", counted)
+    epoch = epoch_batches(
+        one_domain([3, 9, 4, 1, 12, 5, 2]),
+        VOCABULARY,
+        NAMES,
+        max_items=5,
+        batch_tokens=60,
+        any_domain_probability=0.5,
+        seed=(0, 1),
+    )
+    assert made == []
+    last = epoch[len(epoch) - 1]
+    assert len(made) == 1
+    again = list(epoch)[-1]
+    assert torch.equal(last.tokens_BWX, again.tokens_BWX)
+    assert torch.equal(last.target_BW, again.target_BW)
+
+
+def test_the_parts_of_a_batch_are_its_windows_once_each() -> None:
+    (batch,) = batches(one_domain([3, 4, 1, 5, 2]), batch_tokens=1000)
+    for parts in (1, 2, 3, 5, 7):
+        split = [batch.part(index, parts) for index in range(parts)]
+        assert [part is None for part in split] == [index >= 5 for index in range(parts)]
+        there = [part for part in split if part is not None]
+        assert sum(part.weight for part in there) == batch.weight == 15
+        rows = torch.cat([part.tokens_BWX for part in there])
+        assert sorted(rows.flatten(1).tolist()) == sorted(batch.tokens_BWX.flatten(1).tolist())

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.data import Dataset, DomainData
-from training.split import POSITION_LIMIT, Events, Part, Target, split_events, targets
+from training.split import POSITION_LIMIT, Events, Part, Target, hold_out, parts_digest, split_events, targets
 
 T = 1_000_000_000
 Row = tuple[int, int, int]
@@ -205,3 +205,70 @@ def test_splitting_loses_no_event_and_sorts_them(domains: list[list[Row]]) -> No
             events.domain_E.tolist(), events.row_E.tolist(), events.item_E.tolist(), strict=True
         )
     )
+
+
+def walks(users: int = 40, steps: int = 5, items: int = 8) -> list[Row]:
+    """Everyone takes ``steps`` steps; every item is taken by many."""
+    return [(user, (user + step) % items, T + step) for user in range(users) for step in range(steps)]
+
+
+def test_half_of_the_pairs_with_4_events_give_their_last_train_event_to_the_router_in_every_domain() -> None:
+    short = [(user, user % 8, T + step) for user in range(40, 50) for step in range(3)]
+    data = make_dataset(walks() + short, walks(users=10), users=50, items=8)
+    before = split_events(data)
+    after = hold_out(before, 0.5, 100, seed=0)
+    given = np.flatnonzero(after.part_E == Part.ROUTER)
+    assert np.bincount(after.domain_E[given]).tolist() == [20, 5]
+    assert after.user_E[given].max() < 40, "who has 3 events keeps the only train event"
+    for event in given.tolist():
+        own = (before.user_E == before.user_E[event]) & (before.domain_E == before.domain_E[event])
+        assert event == np.flatnonzero(own & (before.part_E == Part.TRAIN))[-1]
+    others = np.delete(np.arange(len(after.part_E)), given)
+    assert (after.part_E[others] == before.part_E[others]).all()
+    assert (before.part_E[given] == Part.TRAIN).all(), "the events that were given are not changed"
+
+
+def test_no_more_events_are_held_out_than_allowed_and_the_seed_draws_them() -> None:
+    before = split_events(make_dataset(walks(), users=40, items=8))
+    drawn = [hold_out(before, 0.5, 7, seed).part_E == Part.ROUTER for seed in (0, 0, 1)]
+    assert [int(held.sum()) for held in drawn] == [7, 7, 7]
+    assert (drawn[0] == drawn[1]).all()
+    assert (drawn[0] != drawn[2]).any()
+
+
+def test_an_items_only_train_event_is_never_held_out() -> None:
+    rows_of = [
+        (user, 1 if step < 1 else 2 + user if step == 1 else 0, T + step) for user in range(4) for step in range(4)
+    ]
+    before = split_events(make_dataset(rows_of, users=4, items=8))
+    assert not (hold_out(before, 1.0, 100, seed=0).part_E == Part.ROUTER).any()
+    twice = [(user, 2 if item > 2 else item, time) for user, item, time in rows_of]
+    after = hold_out(split_events(make_dataset(twice, users=4, items=8)), 1.0, 100, seed=0)
+    assert int((after.part_E == Part.ROUTER).sum()) == 3
+    assert (after.item_E[(after.part_E == Part.TRAIN)] == 2).sum() == 1
+
+
+def test_histories_of_what_is_evaluated_hold_the_routers_events_and_those_of_training_do_not() -> None:
+    shop = [(0, item, T + item) for item in range(5)]
+    video = [(0, item, T + 10 + item) for item in range(3)]
+    events = split_events(make_dataset(shop, video))
+    events.part_E[2] = Part.ROUTER
+    assert only(targets(events, Part.ROUTER), 0, 0).history == ((0, 0), (0, 1))
+    assert only(targets(events, Part.VALIDATION), 0, 0).history == ((0, 0), (0, 1), (0, 2))
+    assert only(targets(events, Part.TRAIN), 0, 1).history == ((0, 0), (0, 1))
+    assert only(targets(events, Part.TEST), 0, 1).history[:3] == ((0, 0), (0, 1), (0, 2))
+
+
+def test_a_history_of_the_routers_holds_no_validation_or_test_event_of_another_domain() -> None:
+    shop = [(0, item, T + item) for item in range(4)]
+    video = [(0, item, T + 10 + item) for item in range(5)]
+    events = split_events(make_dataset(shop, video))
+    (event,) = np.flatnonzero((events.domain_E == 1) & (events.item_E == 2))
+    events.part_E[event] = Part.ROUTER
+    assert only(targets(events, Part.ROUTER), 0, 1).history == ((0, 0), (0, 1), (1, 0), (1, 1))
+
+
+def test_the_digest_of_the_parts_changes_with_a_part() -> None:
+    events = split_events(make_dataset(walks(), users=40, items=8))
+    assert parts_digest(events) == parts_digest(split_events(make_dataset(walks(), users=40, items=8)))
+    assert parts_digest(events) != parts_digest(hold_out(events, 0.5, 1, seed=0))
