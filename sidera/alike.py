@@ -127,7 +127,7 @@ def _nearest(
 
 def _by_owner(entering: list[tuple[Numbers, Numbers, Vectors]]) -> Iterator[tuple[int, Numbers, Vectors]]:
     """Each list that items enter: whose it is, the items and their weights."""
-    if not entering:
+    if not any(len(owner_X) for owner_X, _, _ in entering):
         return
     owner_X, item_X, weight_X = (np.concatenate(parts) for parts in zip(*entering, strict=True))
     order = np.argsort(owner_X, kind="stable")

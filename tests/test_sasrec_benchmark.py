@@ -105,7 +105,7 @@ def test_a_training_that_was_cut_off_goes_on_with_the_same_losses(films: OwnDoma
             asked.append(0)
             if len(asked) == fails_at:
                 raise KeyboardInterrupt
-            return float(model.item.weight.std())
+            return float(model.item.weight.detach().std())
 
         config = replace(SMALL, dropout=0.3, epochs=epochs)
         return fit(model, config, films.train, validate, folder, seconds=1e9)

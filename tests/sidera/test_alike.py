@@ -103,6 +103,15 @@ def test_items_that_join_in_any_batches_end_in_the_lists_of_a_bundle_that_held_t
         assert found[item_id] == pytest.approx(listed, rel=1e-4)
 
 
+def test_an_item_that_enters_nobodys_list_still_gets_its_own() -> None:
+    near = {("films", f"film-{item}"): np.array([1, item / 100, 0, 0, 0], dtype=np.float32) for item in range(6)}
+    vector_of = {**near, ("films", "film-6"): -np.ones(DIM, dtype=np.float32), ("songs", "song"): np.ones(DIM)}
+    alike, catalog = grown(alike_of(catalog_of(6), vector_of), catalog_of(6), [[6]], vector_of)
+    lists = named_lists(alike, catalog)
+    assert len(lists["film-6"]) == NEAREST
+    assert not any("film-6" in listed for listed in lists.values())
+
+
 def test_a_domain_that_is_new_has_lists_of_its_own_items_alone() -> None:
     vector_of = vectors_of(3, 0)
     catalog = catalog_of(3)
