@@ -20,7 +20,7 @@ from benchmarks.made_up_walks import DOMAIN, made_up_walks, vocabulary_behind
 from sidera.language_model import code_logits
 from sidera.vocabulary import Vocabulary
 from training.backbones import new_backbone
-from training.language_model import CodeLoss
+from training.code_loss import CodeLoss
 from training.sequences import SequenceBatch, epoch_batches
 
 ROW_TOKENS = 256

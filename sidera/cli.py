@@ -74,6 +74,7 @@ SERVICE = Owner(
 PASSED_ON: dict[str, tuple[Owner, str]] = {
     "data": (TRAINING, "Get the demo data, or check your own."),
     "train": (TRAINING, "Train from a config file and write a bundle."),
+    "add-domain": (TRAINING, "Train one more domain's adapter, and write a bundle that has it."),
     "evaluate": (TRAINING, "Score a bundle on held-out interactions, beside simple floors."),
     "serve": (SERVICE, "Serve a bundle over HTTP."),
     "openapi": (SERVICE, "Print the description of the HTTP interface."),

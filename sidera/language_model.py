@@ -233,9 +233,19 @@ def code_logits(
     Args:
         weight_VD: the level's rows of the head, where training keeps them elsewhere; default: the head's own.
     """
+    return token_logits(backbone, hidden_XD, vocabulary.first_code(level), vocabulary.codebook_sizes[level], weight_VD)
+
+
+def token_logits(
+    backbone: PreTrainedModel, hidden_XD: Tensor, first: int, count: int, weight_VD: Tensor | None = None
+) -> Tensor:
+    """What the output head gives to ``count`` tokens from ``first`` on. Shape: float32[..., V].
+
+    Args:
+        weight_VD: these tokens' rows of the head, where training keeps them elsewhere; default: the head's own.
+    """
     head: nn.Linear = backbone.get_output_embeddings()
-    first = vocabulary.first_code(level)
-    rows = slice(first, first + vocabulary.codebook_sizes[level])
+    rows = slice(first, first + count)
     weight_VD = head.weight[rows] if weight_VD is None else weight_VD
     bias = getattr(head, "bias", None)
     logits = torch.nn.functional.linear(hidden_XD, weight_VD, None if bias is None else bias[rows]).float()

@@ -7,7 +7,7 @@ from torch import nn
 from benchmarks.made_up_walks import DOMAIN, made_up_walks, vocabulary_behind
 from benchmarks.packing import measure_packing, pack, packed_loss
 from training.backbones import new_backbone
-from training.language_model import CodeLoss
+from training.code_loss import CodeLoss
 from training.sequences import SequenceBatch, epoch_batches
 
 VOCABULARY = vocabulary_behind(0)

@@ -78,7 +78,7 @@ def write_trained_bundle(path: Path, trained: Trained) -> Manifest:
     details = BundleDetails(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         config=json.loads(json.dumps(trained.config.digestible())),
-        lineage={**trained.lineage, "commit": _commit()},
+        lineage={**trained.lineage, "commit": commit_of_code()},
         metrics=trained.metrics,
         codebook_sizes=trained.vocabulary.codebook_sizes,
         domains={
@@ -121,13 +121,13 @@ def _fill(folder: Path, trained: Trained) -> None:
     trained.catalog.save(folder / "catalog")
     if trained.neighbours is not None:
         shutil.copyfile(trained.neighbours, folder / NEIGHBOURS_FILE)
-    _save_vectors(folder / "catalog" / "vectors.safetensors", trained.catalog, trained.vectors)
+    save_vectors(folder / "catalog" / "vectors.safetensors", trained.catalog, trained.vectors)
     _write_json(folder / "samples" / "requests.json", list(trained.samples))
     _write_json(folder / "report" / "metrics.json", dict(trained.metrics))
     shutil.copytree(trained.tokenization_report, folder / "report", dirs_exist_ok=True)
 
 
-def _save_vectors(
+def save_vectors(
     path: Path, catalog: Catalog, vectors: Mapping[str, tuple[Sequence[str], npt.NDArray[np.float32]]]
 ) -> None:
     """One row an item number, as a safetensors file of one tensor, ``vectors``: float32[items, D].
@@ -162,7 +162,7 @@ def _write_json(path: Path, document: object) -> None:
     path.write_text(json.dumps(document, indent=1, ensure_ascii=False))
 
 
-def _commit() -> str | None:
+def commit_of_code() -> str | None:
     """The commit of the code that trained, where it runs from a checkout."""
     checkout = Path(__file__).parents[1]
     if not (checkout / ".git").exists():

@@ -1,9 +1,10 @@
-"""The commands of `sidera` that make a bundle: ``data demo``, ``data check``, ``train``, ``evaluate``."""
+"""The commands of `sidera` that make or score a bundle: ``data``, ``train``, ``add-domain``, ``evaluate``."""
 
 import json as json_module
 from pathlib import Path
 from typing import Annotated, Any
 
+import click
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -96,6 +97,25 @@ def train(
     manifest = run_pipeline(settings, lambda sentence: console.print(sentence, markup=False))
     if is_first():
         _print_report(console, dict(manifest.metrics))
+
+
+@app.command("add-domain")
+def add_domain(
+    bundle: Annotated[Path, typer.Argument(help="The bundle that the domain joins; it stays as it is.")],
+    data: Annotated[Path, typer.Option(help="Holds the domain's folder; known domains beside it give histories.")],
+    domain: Annotated[str, typer.Option(help="The new domain's name, and that of its folder.")],
+    out: Annotated[Path, typer.Option(help="Where the new bundle goes.")],
+    device: Annotated[str, typer.Option(click_type=click.Choice(["auto", "cpu", "cuda"]))] = "auto",
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 for all cores.")] = 0,
+) -> None:
+    """Train the adapter of one more domain and its token's row, and write a bundle that has it."""
+    from training.add_domain import add_domain as run_addition
+    from training.processes import is_first
+
+    console = _console()
+    added = run_addition(bundle, data, domain, out, lambda said: console.print(said, markup=False), device, threads)
+    if is_first():
+        _print_report(console, added.report)
 
 
 @app.command()

@@ -178,6 +178,26 @@ class ExpertsConfig:
 
 
 @dataclass(frozen=True)
+class TextAlignmentConfig:
+    """Auxiliary tasks of phase 1, title to SID and SID to title, for backbones that know words (arXiv 2311.09049).
+
+    Attributes:
+        share: of all batches of an epoch, below 1; half of them for either task. 0 for none.
+        max_title_tokens: tokens of a title that are read, from its first one on.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    share: float = 0.1
+    max_title_tokens: int = 32
+
+    def __post_init__(self) -> None:
+        _positive(self, "max_title_tokens")
+        if not 0 <= self.share < 1:
+            raise _RangeError(f"share is {self.share}; set 0 or a share below 1, the rest is for histories")
+
+
+@dataclass(frozen=True)
 class LanguageModelConfig:
     """The backbone, and how it learns.
 
@@ -188,7 +208,10 @@ class LanguageModelConfig:
         beam_width: beams of evaluation and of requests that do not say.
         any_domain_probability: how often ``<any_domain>`` stands for the domain tokens of a training sequence.
         dropout: of the embedded tokens and of the last hidden states while training.
-        label_smoothing: share of the target's probability that goes to all codes of its level.
+        loss: what a code's probability is normalised over in training: the whole ``codebook`` of its level, or, as
+            decoding does, the ``children`` of its prefix in its domain's trie.
+        label_smoothing: share of the target's probability that goes to all codes that it is normalised over.
+        text_alignment: mixes titles into phase 1 of a pretrained backbone with a tokenizer; None: histories alone.
         validation_targets: how many validation targets per domain early stopping looks at.
         experts: the universal experts; None: none for a scratch backbone, the default ones for a pretrained one.
         domain: the adapters of phase 2; None: no domain has one, and the universal distribution speaks alone.
@@ -203,7 +226,9 @@ class LanguageModelConfig:
     beam_width: int = 20
     any_domain_probability: float = 0.1
     dropout: float = 0.1
+    loss: Literal["codebook", "children"] = "codebook"
     label_smoothing: float = 0.0
+    text_alignment: TextAlignmentConfig | None = None
     validation_targets: int = 500
     experts: ExpertsConfig | None = None
     domain: AdapterConfig | None = AdapterConfig()
@@ -215,6 +240,11 @@ class LanguageModelConfig:
         if not self.backbone:
             raise _RangeError("backbone is empty; set scratch:<preset>, a folder or a hub name")
         if is_scratch(self.backbone):
+            if self.text_alignment is not None:
+                raise _RangeError(
+                    f"text_alignment: {self.backbone} has no tokenizer that reads titles; leave text_alignment out, or "
+                    "name a pretrained backbone"
+                )
             most = shape_of(self.backbone).width // 8
             for name, ranked in (("experts", self.universal_experts), ("domain", self.domain)):
                 if ranked is not None and ranked.rank > most:

@@ -4,80 +4,34 @@ Phase 1 trains all weights of a scratch backbone, or the universal experts and n
 the mixed chronological sequences. In phase 2 all of that is frozen and each domain's LoRA adapter learns from the same
 sequences with that domain's events as the only targets, so that both distributions read the same prompt.
 
-Shapes: B sequences, W items of a window, L levels, D hidden width, V codes of a level.
+Shapes: V rows of the embedding, D hidden width.
 """
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import peft
 import torch
-from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from sidera.language_model import code_logits
 from sidera.linear_layers import linear_layers, upper_half
+from sidera.trie import Trie
 from sidera.vocabulary import Vocabulary
+from training.code_loss import CodeLoss
 from training.config import LanguageModelConfig
+from training.errors import StageError
 from training.loop import LoopReport, Scores, train_loop
 from training.new_rows import NewRows
 from training.processes import is_first
 from training.sequences import EpochBatches, SequenceBatch, TrainingSequences, epoch_batches
+from training.siblings import Siblings
+from training.text_alignment import MixedBatches, TitleBatch, Titles
 from training.trackers import Tracking
 from training.trainable import adapter_size, check_trainable, prepare_universal
-
-
-class CodeLoss(nn.Module):
-    """Cross-entropy of every code of every target, each over the codes of its level.
-
-    Args:
-        backbone: its hidden states predict the codes.
-        vocabulary: where the codes lie.
-        dropout: of the embedded tokens and of the last hidden states, while training. Not of the attention weights:
-            that takes the fused attention kernel away, and with it half of the speed on CPUs.
-        label_smoothing: share of the probability that goes to all codes of the level.
-        rows: token rows that train while the others of the backbone do not.
-    """
-
-    def __init__(
-        self,
-        backbone: PreTrainedModel,
-        vocabulary: Vocabulary,
-        dropout: float,
-        label_smoothing: float,
-        rows: NewRows | None = None,
-    ) -> None:
-        super().__init__()
-        self.rows = rows
-        self.backbone = backbone
-        self.vocabulary = vocabulary
-        self.dropout = nn.Dropout(dropout)
-        self.label_smoothing = label_smoothing
-
-    def forward(self, batch: SequenceBatch) -> Tensor:
-        """The mean over all codes of all targets. Shape: float32[]."""
-        device = self.backbone.device
-        # Nothing is predicted from a window's last code, so it is not read; for short windows that is much of the time.
-        tokens_BT = batch.tokens_BWX.flatten(1)[:, :-1].to(device)
-        target_BW = batch.target_BW.to(device)
-        codes_BWL = batch.codes_BWL.to(device)
-        embedding = self.backbone.get_input_embeddings()
-        rows = self.rows
-        embedded_BTD = self.dropout(embedding(tokens_BT) if rows is None else rows.embed(embedding, tokens_BT))
-        hidden_BTD = self.backbone.base_model(inputs_embeds=embedded_BTD, use_cache=False).last_hidden_state
-        losses = []
-        for level in range(self.vocabulary.num_levels):
-            first, size = self.vocabulary.first_code(level), self.vocabulary.codebook_sizes[level]
-            head_VD = None if rows is None else rows.head_rows(first, size)
-            hidden_XD = self.dropout(hidden_BTD[:, level :: self.vocabulary.tokens_per_item][target_BW])
-            logits_XV = code_logits(self.backbone, self.vocabulary, hidden_XD, level, head_VD)
-            codes_X = codes_BWL[:, :, level][target_BW]
-            losses.append(nn.functional.cross_entropy(logits_XV, codes_X, label_smoothing=self.label_smoothing))
-        return torch.stack(losses).mean()
 
 
 @dataclass(frozen=True)
@@ -91,6 +45,8 @@ class Phase:
         config: the language model's settings.
         seed: the same seed gives the same weights.
         tracking: where the curves of the training go.
+        tries: the trie of each domain index, for a loss over siblings.
+        titles: the catalog's titles, for text alignment.
     """
 
     sequences: TrainingSequences
@@ -99,6 +55,51 @@ class Phase:
     config: LanguageModelConfig
     seed: int
     tracking: Tracking | None = None
+    tries: tuple[Trie, ...] | None = None
+    titles: Titles | None = None
+
+    def loss(self, backbone: PreTrainedModel, rows: NewRows | None) -> CodeLoss:
+        """What the config says is learned.
+
+        Raises:
+            StageError: the tries of a loss over siblings are not there, or not of these sequences' items.
+        """
+        config, siblings = self.config, None
+        if config.loss == "children":
+            if self.tries is None:
+                raise StageError("loss: children needs the tries of the catalog; give them to the phase")
+            siblings = Siblings(self.tries, self.vocabulary.codebook_sizes, backbone.device)
+            siblings.check(self.sequences.domain_E, self.sequences.codes_EL)
+        return CodeLoss(backbone, self.vocabulary, config.dropout, config.label_smoothing, rows, siblings)
+
+    def batches_with_titles(self, batch_tokens: int) -> Callable[[int], Sequence[SequenceBatch | TitleBatch]]:
+        """The batches of an epoch of phase 1, by its number: histories, and titles where the config says so.
+
+        Raises:
+            StageError: the titles are not there.
+        """
+        histories, alignment, titles = (
+            self.batches(self.sequences, batch_tokens),
+            self.config.text_alignment,
+            self.titles,
+        )
+        if alignment is None or not alignment.share:
+            return histories
+        if titles is None:
+            raise StageError("text_alignment needs the titles of the catalog; give them to the phase")
+
+        def of_epoch(epoch: int) -> MixedBatches:
+            return MixedBatches(
+                histories(epoch),
+                titles,
+                self.vocabulary,
+                self.domain_names,
+                share=alignment.share,
+                batch_tokens=batch_tokens,
+                seed=(self.seed, epoch),
+            )
+
+        return of_epoch
 
     def batches(self, sequences: TrainingSequences, batch_tokens: int) -> Callable[[int], EpochBatches]:
         """The batches of an epoch, by its number."""
@@ -125,15 +126,14 @@ def train_universal(
     The experts are added here, and stay on the backbone.
 
     Raises:
-        StageError: other weights would train than belong to phase 1.
+        StageError: other weights would train than belong to phase 1, or what the config's loss needs is not there.
     """
     rows = prepare_universal(backbone, phase.config, phase.vocabulary)
-    loss = CodeLoss(backbone, phase.vocabulary, phase.config.dropout, phase.config.label_smoothing, rows)
     optimizer = phase.config.universal
     return train_loop(
         "universal",
-        loss,
-        phase.batches(phase.sequences, optimizer.batch_tokens),
+        phase.loss(backbone, rows),
+        phase.batches_with_titles(optimizer.batch_tokens),
         lambda: validate(backbone),
         optimizer,
         phase.seed,
@@ -160,7 +160,8 @@ def train_adapter(
             is in the backbone when this returns. No other prompt holds that token, so no other score changes.
 
     Raises:
-        StageError: the adapter attached to nothing, or more than the adapter would train.
+        StageError: the adapter attached to nothing, more than the adapter would train, or what the config's loss needs
+            is not there.
     """
     config = phase.config.domain
     assert config is not None, "without adapters there is no phase 2"
@@ -179,7 +180,7 @@ def train_adapter(
         adapted = peft.get_peft_model(backbone, settings)
     check_trainable(f"adapter {name}", backbone, adapter_size(backbone, config.rank))
     rows = _domain_row(backbone, phase.vocabulary, name) if new_token else None
-    loss = CodeLoss(backbone, phase.vocabulary, phase.config.dropout, phase.config.label_smoothing, rows)
+    loss = phase.loss(backbone, rows)
     report = train_loop(
         f"adapter {name}",
         loss,

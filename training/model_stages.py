@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 from torch import nn
@@ -17,11 +17,12 @@ from training.backbones import load_universal, new_backbone, save_universal
 from training.evaluation import mean_scores
 from training.language_model import Phase, train_adapter, train_universal
 from training.loop import Scores
-from training.pretrained import check_pretrained, load_pretrained
+from training.pretrained import check_pretrained, load_pretrained, load_text_tokenizer
 from training.processes import is_first
 from training.run import Run
 from training.split import Target, parts_digest
 from training.stages import Stage, stage
+from training.text_alignment import catalog_titles
 
 
 def backbone_stage(run: Run) -> None:
@@ -52,12 +53,18 @@ def universal_stage(run: Run, phase: Phase, catalog: Catalog, upstream: Stage) -
     del settings["domain"], settings["router"]
     if run.pretrained is not None:
         settings["backbone"] = run.pretrained.digest
+        if config.text_alignment is not None:
+            settings["words"] = run.pretrained.tokenizer
     inputs = {"upstream": upstream.digest, "parts": parts_digest(run.events), "config": settings}
     with stage(run.work, "universal", inputs | {"seed": run.config.seed}, together=True) as made:
         if not made.done:
             torch.manual_seed(run.config.seed)
             backbone = _untrained(run, phase)
-            validate = _validation(run, phase.vocabulary, catalog, run.validation, "universal")
+            if run.pretrained is not None and config.text_alignment is not None:
+                tokenizer = load_text_tokenizer(run.pretrained)
+                titles = catalog_titles(catalog, run.names, tokenizer, config.text_alignment.max_title_tokens)
+                phase = replace(phase, titles=titles)
+            validate = backbone_validation(run, phase.vocabulary, catalog, run.validation, "universal")
             report = train_universal(phase, backbone, validate, made.folder / "training")
             if is_first():
                 save_universal(backbone, made.folder)
@@ -76,7 +83,7 @@ def adapter_stage(run: Run, phase: Phase, catalog: Catalog, universal: Stage, do
     with stage(run.work, f"adapter-{name}", inputs, together=True) as made:
         if not made.done:
             backbone = load_universal(universal.folder, run.device)
-            validate = _validation(run, phase.vocabulary, catalog, run.validation_of(domain), f"adapter {name}")
+            validate = backbone_validation(run, phase.vocabulary, catalog, run.validation_of(domain), f"adapter {name}")
             report = train_adapter(phase, backbone, domain, validate, made.folder / "training")
             if is_first():
                 shutil.rmtree(made.folder / "adapter", ignore_errors=True)
@@ -101,7 +108,7 @@ def _untrained(run: Run, phase: Phase) -> PreTrainedModel:
     return backbone
 
 
-def _validation(
+def backbone_validation(
     run: Run, vocabulary: Vocabulary, catalog: Catalog, asked: Sequence[Target], label: str
 ) -> Callable[[PreTrainedModel], Scores]:
     """Recall@10 and NDCG@10 of a backbone's present weights on validation targets, by the search that will serve."""

@@ -78,22 +78,35 @@ def _weighed(run: Run, model: LanguageModel, catalog: Catalog, listed: Neighbour
     recommender = run.recommender(model, catalog)
     shares, alike = {}, []
     for index, domain in enumerate(run.dataset.domains):
-        own = run.validation_of(index)
-        if not own:
-            continue
-        queries = [query_of(target, run.dataset.domains) for target in own]
-        item_ids = [domain.item_ids[target.item] for target in own]
-        ours_X = _likelihoods(recommender, queries, item_ids, domain.name)
-        numbers = [int(catalog.find(domain.name, item_id) or 0) for item_id in item_ids]
-        histories = [_own_numbers(catalog, query) for query in queries]
-        followed_X = _masses(listed.followers, histories, numbers)
-        alike_X = _masses(listed.likes, histories, numbers)
-        popular_X = listed.popularity[numbers]
-        followed, near, popular, _ = mixture_shares([followed_X, alike_X, popular_X, ours_X]).tolist()
-        shares[domain.name] = Shares(followed, near, popular)
-        alike.append(float(mixture_shares([alike_X, ours_X])[0]))
+        if run.validation_of(index):
+            shares[domain.name], nearest = shares_in(run, recommender, listed, index)
+            alike.append(nearest)
     unseen = Shares(similar=float(np.mean(alike)) if alike else 0.0)
     return Neighbours(listed.transitions, listed.similar, listed.popularity, shares, unseen, listed.reading)
+
+
+def shares_in(run: Run, recommender: Recommender, listed: Neighbours, index: int) -> tuple[Shares, float]:
+    """The shares that make one domain's validation targets most likely.
+
+    Args:
+        recommender: the language model as it will serve, without neighbours.
+        index: of a domain with validation targets.
+
+    Returns:
+        The shares, and that of the items alike if the language model were all else.
+    """
+    domain, catalog = run.dataset.domains[index], recommender.catalog
+    own = run.validation_of(index)
+    queries = [query_of(target, run.dataset.domains) for target in own]
+    item_ids = [domain.item_ids[target.item] for target in own]
+    ours_X = _likelihoods(recommender, queries, item_ids, domain.name)
+    numbers = [int(catalog.find(domain.name, item_id) or 0) for item_id in item_ids]
+    histories = [_own_numbers(catalog, query) for query in queries]
+    followed_X = _masses(listed.followers, histories, numbers)
+    alike_X = _masses(listed.likes, histories, numbers)
+    popular_X = listed.popularity[numbers]
+    followed, near, popular, _ = mixture_shares([followed_X, alike_X, popular_X, ours_X]).tolist()
+    return Shares(followed, near, popular), float(mixture_shares([alike_X, ours_X])[0])
 
 
 def _likelihoods(

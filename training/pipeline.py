@@ -39,6 +39,7 @@ from training.run import Run
 from training.sequences import training_sequences
 from training.split import Part, hold_out, parts_digest, split_events
 from training.stages import Stage, stage
+from training.text_alignment import check_text_alignment
 from training.tokenization import check_capacity, tokenize
 from training.vectors import item_vectors
 
@@ -56,27 +57,31 @@ def train(config: TrainConfig, say: Callable[[str], None]) -> Manifest:
         TrainingError, SideraError: what went wrong, where, and what to do.
     """
     out = Path(config.out)
-    _check_place(out)
-    device = _device(config.device)
+    check_place(out)
+    device = choose_device(config.device)
     for optimizer in config.optimizers:
         optimizer.check_device(device)
     join(device)
     if not is_first():
-        say = _silent
+        say = silent
     with first_goes_first():
         name = config.language_model.backbone
         pretrained = None if is_scratch(name) else find_pretrained(name)
     dataset = read_dataset(Path(config.data), config.domains or None, config.min_interactions)
+    alignment = config.language_model.text_alignment
+    if pretrained is not None and alignment is not None:
+        check_text_alignment(alignment, pretrained, len(config.codebook_sizes), dataset)
     everything = {
         "config": config.digestible(),
         "backbone": None if pretrained is None else pretrained.digest,
+        "words": None if pretrained is None or alignment is None else pretrained.tokenizer,
         "data": dataset.digest,
         "cf_files": cf_files_digest(config.cf_source, [domain.name for domain in dataset.domains]),
         "out": str(out.absolute()),
     }
     work = out.with_name(out.name + ".work")
     with stage(work, "run", everything, together=True) as whole:
-        manifest = _whole_bundle(out) if whole.done else None
+        manifest = whole_bundle(out) if whole.done else None
         if manifest is not None:
             say(f"everything kept: neither config nor data have changed since {out} was written")
             return manifest
@@ -112,7 +117,15 @@ def _run_stages(run: Run, out: Path) -> Manifest:
     vocabulary = Vocabulary(tokenizer.codebook_sizes, {name: row for row, name in enumerate(run.names)}, base)
     catalog = _catalog(domains, sids, tokenizer.codebook_sizes)
     sequences = training_sequences(events, [sids[name] for name in run.names])
-    phase = Phase(sequences, vocabulary, run.names, run.config.language_model, run.config.seed, run.tracking)
+    phase = Phase(
+        sequences,
+        vocabulary,
+        run.names,
+        run.config.language_model,
+        run.config.seed,
+        run.tracking,
+        tries=tuple(catalog.index(name).trie for name in run.names),
+    )
 
     universal = universal_stage(run, phase, catalog, tokenized)
     adapters = {
@@ -195,22 +208,27 @@ def _catalog(domains: Sequence[DomainData], sids: Sids, codebook_sizes: Sequence
     return create_catalog(items, codebook_sizes)
 
 
-def _silent(sentence: str) -> None:
+def silent(sentence: str) -> None:
     """What the processes behind the first one say."""
 
 
-def _device(wanted: str) -> str:
+def choose_device(wanted: str) -> str:
+    """``cpu`` or ``cuda``, of what the config wants.
+
+    Raises:
+        ConfigError: a GPU is wanted and none is here.
+    """
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device: PyTorch finds no GPU here; set auto or cpu, or install PyTorch for CUDA")
     return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
 
 
-def _check_place(out: Path) -> None:
+def check_place(out: Path) -> None:
     """Refuse now what the last stage would refuse: a place where something else lies."""
     if out.exists() and not (out.is_dir() and ((out / MANIFEST_NAME).exists() or not any(out.iterdir()))):
         raise ConfigError(f"out: {out} exists and is not a bundle; choose another place for the bundle, or remove it")
 
 
-def _whole_bundle(path: Path) -> Manifest | None:
+def whole_bundle(path: Path) -> Manifest | None:
     """The manifest of the bundle at ``path``; None where there is none, or where a byte of it has changed."""
     return None if verify_bundle(path) else open_bundle(path).manifest

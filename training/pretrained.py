@@ -5,6 +5,7 @@ generation settings are dropped: decoding here has none.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,16 @@ class FoundBackbone:
         name: what the config calls it.
         rows: tokens of its own; new ones come behind them.
         digest: sha256 (hex) over the names and contents of config and weights.
+        tokenizer: the same of the tokenizer's files; None where none lie beside the weights.
+        max_tokens: the longest sequence that it reads; None where its config does not say.
     """
 
     name: str
     folder: Path
     rows: int
     digest: str
+    tokenizer: str | None
+    max_tokens: int | None
 
 
 def find_pretrained(name: str) -> FoundBackbone:
@@ -64,13 +69,33 @@ def find_pretrained(name: str) -> FoundBackbone:
     files = sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern)})
     if not any(path.suffix == ".safetensors" for path in files):
         raise _refused(name, "it has no *.safetensors; save it with save_pretrained, other weights are not read")
-    rows = int(config.get_text_config().vocab_size)
-    _check_tokenizer(name, folder, rows)
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            digest.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return FoundBackbone(name, folder, rows, digest.hexdigest())
+    text_config = config.get_text_config()
+    rows = int(text_config.vocab_size)
+    tokenizer_files = sorted({path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern)})
+    if tokenizer_files:
+        _check_tokenizer(name, _read_tokenizer(name, folder), rows)
+    return FoundBackbone(
+        name=name,
+        folder=folder,
+        rows=rows,
+        digest=_digest(files),
+        tokenizer=_digest(tokenizer_files) if tokenizer_files else None,
+        max_tokens=getattr(text_config, "max_position_embeddings", None),
+    )
+
+
+def load_text_tokenizer(found: FoundBackbone) -> Any:
+    """The ``transformers`` tokenizer of a backbone's own words.
+
+    Raises:
+        ConfigError: none lies beside the weights, or it cannot be read.
+    """
+    if found.tokenizer is None:
+        raise ConfigError(
+            f"language_model.text_alignment: backbone {found.name!r} has no tokenizer files, so titles cannot be read; "
+            "put its tokenizer.json beside the weights, or leave text_alignment out"
+        )
+    return _read_tokenizer(found.name, found.folder)
 
 
 def load_pretrained(found: FoundBackbone, vocabulary: Vocabulary, device: str, seed: int) -> PreTrainedModel:
@@ -145,14 +170,23 @@ def _folder_of(name: str) -> Path:
         ) from error
 
 
-def _check_tokenizer(name: str, folder: Path, rows: int) -> None:
-    """Every token of a tokenizer that lies beside the weights has its own number, below the embedding's rows."""
-    if not any(path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern)):
-        return
+def _digest(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _read_tokenizer(name: str, folder: Path) -> Any:
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise _refused(name, f"its tokenizer cannot be read ({_first_line(error)}); repair or remove it") from error
+
+
+def _check_tokenizer(name: str, tokenizer: Any, rows: int) -> None:
+    """Every token of a tokenizer that lies beside the weights has its own number, below the embedding's rows."""
     owner_of: dict[int, str] = {}
     for token, number in sorted(tokenizer.get_vocab().items()):
         if number >= rows:

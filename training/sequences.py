@@ -50,12 +50,14 @@ class SequenceBatch:
     Attributes:
         tokens_BWX: Shape: int64[B, W, 1 + L].
         codes_BWL: Shape: int64[B, W, L].
+        domain_BW: the domain (index) of each item, whatever token stands for it. Shape: int64[B, W].
         target_BW: which items count in the loss. Shape: bool[B, W].
         name: which batch this is, for messages.
     """
 
     tokens_BWX: Tensor
     codes_BWL: Tensor
+    domain_BW: Tensor
     target_BW: Tensor
     name: str
 
@@ -74,7 +76,9 @@ class SequenceBatch:
         rows = slice(index, None, parts)
         if index >= len(self.tokens_BWX):
             return None
-        return SequenceBatch(self.tokens_BWX[rows], self.codes_BWL[rows], self.target_BW[rows], self.name)
+        return SequenceBatch(
+            self.tokens_BWX[rows], self.codes_BWL[rows], self.domain_BW[rows], self.target_BW[rows], self.name
+        )
 
 
 def training_sequences(events: Events, sids: Sequence[npt.NDArray[np.int32]]) -> TrainingSequences:
@@ -143,13 +147,15 @@ class EpochBatches(Sequence[SequenceBatch]):
         inside_BW = step_W < length_B[:, None]
         event_BW = np.where(inside_BW, begin_B[:, None] + step_W, 0)
         codes_BWL = self._sequences.codes_EL[event_BW].astype(np.int64)
-        domain_BW = self._domain_token_of[self._sequences.domain_E[event_BW]]
-        domain_BW = np.where(self._anonymous_C[windows][:, None], self._vocabulary.any_domain, domain_BW)
-        tokens_BWX = np.concatenate([domain_BW[..., None], codes_BWL + self._first_code_L], axis=2)
+        domain_BW = self._sequences.domain_E[event_BW].astype(np.int64)
+        token_BW = self._domain_token_of[domain_BW]
+        token_BW = np.where(self._anonymous_C[windows][:, None], self._vocabulary.any_domain, token_BW)
+        tokens_BWX = np.concatenate([token_BW[..., None], codes_BWL + self._first_code_L], axis=2)
         tokens_BWX = np.where(inside_BW[..., None], tokens_BWX, self._vocabulary.pad)
         return SequenceBatch(
             tokens_BWX=torch.from_numpy(tokens_BWX),
             codes_BWL=torch.from_numpy(codes_BWL),
+            domain_BW=torch.from_numpy(domain_BW),
             target_BW=torch.from_numpy(inside_BW & self._sequences.target_E[event_BW]),
             name=f"windows of {len(step_W)} items at events {begin_B[:3].tolist()}...",
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from sidera.cli import main
-from training.language_model import CodeLoss
+from training.code_loss import CodeLoss
 from training.sequences import SequenceBatch
 
 KILLED_AT = 5

@@ -18,8 +18,8 @@ import torch
 from sidera.vocabulary import Vocabulary
 from tests.training.killed import ended, forked
 from training.backbones import new_backbone
+from training.code_loss import CodeLoss
 from training.config import OptimizerConfig
-from training.language_model import CodeLoss
 from training.loop import train_loop
 from training.sequences import EpochBatches, SequenceBatch, TrainingSequences, epoch_batches
 

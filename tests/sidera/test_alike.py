@@ -104,8 +104,10 @@ def test_items_that_join_in_any_batches_end_in_the_lists_of_a_bundle_that_held_t
 
 
 def test_an_item_that_enters_nobodys_list_still_gets_its_own() -> None:
-    near = {("films", f"film-{item}"): np.array([1, item / 100, 0, 0, 0], dtype=np.float32) for item in range(6)}
-    vector_of = {**near, ("films", "film-6"): -np.ones(DIM, dtype=np.float32), ("songs", "song"): np.ones(DIM)}
+    vector_of: Vectors = {
+        ("films", f"film-{item}"): np.array([1, item / 100, 0, 0, 0], dtype=np.float32) for item in range(6)
+    }
+    vector_of |= {("films", "film-6"): -np.ones(DIM, np.float32), ("songs", "song"): np.ones(DIM, np.float32)}
     alike, catalog = grown(alike_of(catalog_of(6), vector_of), catalog_of(6), [[6]], vector_of)
     lists = named_lists(alike, catalog)
     assert len(lists["film-6"]) == NEAREST

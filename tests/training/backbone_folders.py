@@ -32,11 +32,12 @@ def write_tokenizer(folder: Path, tokens: dict[str, int]) -> None:
     """Put a tokenizer of whole words beside a model."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
     from transformers import PreTrainedTokenizerFast
 
-    PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(WordLevel(tokens, unk_token="[UNK]")), unk_token="[UNK]"
-    ).save_pretrained(folder)
+    words = Tokenizer(WordLevel(tokens, unk_token="[UNK]"))
+    words.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]").save_pretrained(folder)
 
 
 def random_sequences(vocabulary: Vocabulary, lengths: tuple[int, ...] = (1, 7, 3, 2, 5, 4)) -> TrainingSequences:

@@ -18,7 +18,7 @@ from sidera.errors import CatalogError
 from sidera.loading import load_bundle
 from sidera.recommender import Query, Recommender
 from tests import tiny
-from training.bundling import _save_vectors
+from training.bundling import save_vectors
 from training.config import load_config
 from training.evaluation import evaluate
 from training.pipeline import train
@@ -89,7 +89,7 @@ def test_vectors_are_written_each_to_its_number_row_by_row_into_a_file_that_safe
             expected_ND[catalog.find(name, item_id)] = vector_D
     tracemalloc.start()
     try:
-        _save_vectors(tmp_path / "vectors.safetensors", catalog, given)
+        save_vectors(tmp_path / "vectors.safetensors", catalog, given)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -98,7 +98,7 @@ def test_vectors_are_written_each_to_its_number_row_by_row_into_a_file_that_safe
     assert list(read) == ["vectors"]
     assert np.array_equal(read["vectors"], expected_ND)
     with pytest.raises(CatalogError, match="'film-x' of 'films' has a vector but is not in the catalog"):
-        _save_vectors(tmp_path / "vectors.safetensors", catalog, {"films": (("film-x",), expected_ND[:1])})
+        save_vectors(tmp_path / "vectors.safetensors", catalog, {"films": (("film-x",), expected_ND[:1])})
 
 
 def test_what_is_loaded_answers_as_what_was_in_memory(
@@ -137,4 +137,4 @@ def test_a_bundle_names_no_commit_where_there_is_none(
     else:
         subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
         monkeypatch.setattr(training.bundling, "__file__", str(tmp_path / "site-packages" / "training" / "bundling.py"))
-    assert training.bundling._commit() is None
+    assert training.bundling.commit_of_code() is None

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from sidera.language_model import LanguageModel, load_backbone
 from sidera.vocabulary import Vocabulary
 from training import language_model
 from training.backbones import new_backbone
+from training.code_loss import CodeLoss
 from training.config import AdapterConfig, LanguageModelConfig, OptimizerConfig
 from training.errors import StageError
-from training.language_model import CodeLoss, Phase, train_adapter
+from training.language_model import Phase, train_adapter
 from training.sequences import SequenceBatch, TrainingSequences, epoch_batches
 
 VOCABULARY = Vocabulary((4, 6, 3), {"books": 0, "films": 1})
@@ -102,10 +104,10 @@ def test_the_loss_reaches_every_weight_and_no_later_item_changes_an_earlier_ones
     assert all(weight.grad is not None and bool(weight.grad.abs().sum() > 0) for weight in model.parameters())
     only_first = batch.target_BW.clone()
     only_first[:, 2:] = False
-    shown = SequenceBatch(batch.tokens_BWX, batch.codes_BWL, only_first, "shown")
+    shown = replace(batch, target_BW=only_first)
     changed = batch.tokens_BWX.clone()
     changed[:, 2:] = VOCABULARY.any_domain
-    hidden = SequenceBatch(changed, batch.codes_BWL, only_first, "hidden")
+    hidden = replace(batch, tokens_BWX=changed, target_BW=only_first)
     assert value(loss, shown) == pytest.approx(value(loss, hidden), abs=1e-5)
 
 

@@ -17,9 +17,10 @@ from sidera.linear_layers import linear_layers, sizes_of
 from sidera.vocabulary import Vocabulary
 from tests.training.backbone_folders import ROWS, random_sequences, write_backbone, write_tokenizer
 from training.backbones import load_universal, save_universal
+from training.code_loss import CodeLoss
 from training.config import AdapterConfig, ExpertsConfig, LanguageModelConfig, OptimizerConfig
 from training.errors import ConfigError, StageError
-from training.language_model import CodeLoss, Phase, train_adapter, train_universal
+from training.language_model import Phase, train_adapter, train_universal
 from training.new_rows import NewRows
 from training.pretrained import check_pretrained, find_pretrained, load_pretrained
 from training.sequences import epoch_batches
