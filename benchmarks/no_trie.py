@@ -104,9 +104,10 @@ def recommend_without_trie(
             rows = by_length[begin : begin + _QUERIES_AT_ONCE]
             queries = [query_of(asked[row], domains) for row in rows]
             prompts = [recommender.prompt(query) for query in queries]
-            codes_BKL, _ = free_beams(
-                recommender.model, prompts, [query.domain for query in queries], beams or recommender.beam_width
-            )
+            # The product's search spends no beam on items of the history.
+            longest = max(len(query.history) for query in queries)
+            width = (beams or recommender.beam_width) + longest
+            codes_BKL, _ = free_beams(recommender.model, prompts, [query.domain for query in queries], width)
             for row, sids in zip(rows, codes_BKL.tolist(), strict=True):
                 target = asked[row]
                 seen = {item for domain, item in target.history if domain == target.domain}

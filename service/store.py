@@ -22,6 +22,8 @@ from service.errors import StaleCatalogError, StoreError
 
 SCHEMA_VERSION = 1
 
+_KEYS_AT_ONCE = 500
+
 
 @dataclass(frozen=True)
 class StoredItem:
@@ -181,12 +183,15 @@ class SqliteStore(CatalogStore):
         return StoredCatalog(version or 0, items)
 
     def vectors(self, keys: Sequence[tuple[str, str]]) -> list[ItemVector]:
-        query = sa.select(_ITEMS.c.encoder, _ITEMS.c.vector).where(
-            _ITEMS.c.domain == sa.bindparam("domain"), _ITEMS.c.item_id == sa.bindparam("item_id")
-        )
+        key = sa.tuple_(_ITEMS.c.domain, _ITEMS.c.item_id)
+        found = dict[tuple[str, str], ItemVector]()
         with self._transaction() as connection:
-            rows = [connection.execute(query, {"domain": domain, "item_id": item_id}).one() for domain, item_id in keys]
-        return [ItemVector(row.encoder, np.frombuffer(row.vector, dtype="<f4").astype(np.float32)) for row in rows]
+            for begin in range(0, len(keys), _KEYS_AT_ONCE):
+                query = sa.select(_ITEMS.c.domain, _ITEMS.c.item_id, _ITEMS.c.encoder, _ITEMS.c.vector)
+                for row in connection.execute(query.where(key.in_(keys[begin : begin + _KEYS_AT_ONCE]))):
+                    vector_D = np.frombuffer(row.vector, dtype="<f4").astype(np.float32)
+                    found[row.domain, row.item_id] = ItemVector(row.encoder, vector_D)
+        return [found[wanted] for wanted in keys]
 
     def commit(self, changes: Changes, *, tokenizer: str, expected_version: int, version: int) -> None:
         items = [

@@ -9,7 +9,7 @@ items of a list.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +24,7 @@ Numbers = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
 
 _ROWS = 16384
+_JOIN_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,12 @@ class Alike:
     Attributes:
         neighbours: of the catalog as it is.
         stored_ND: the vectors of the bundle's items, by number; may lie on disk. Shape: float32[N, D].
-        joined_before: numbers and unit vectors of the items that joined each domain.
+        joined_before: numbers and unit vectors of the items that joined each domain, in parts.
     """
 
     neighbours: Neighbours
     stored_ND: Vectors
-    joined_before: Mapping[str, tuple[Numbers, Vectors]] = field(default_factory=dict)
+    joined_before: Mapping[str, Sequence[tuple[Numbers, Vectors]]] = field(default_factory=dict)
 
     def with_items(self, catalog: Catalog, vectors: Mapping[tuple[str, str], Vectors]) -> "Alike":
         """What it is once these items have joined.
@@ -56,15 +57,21 @@ class Alike:
             if number is None:
                 raise CatalogError(f"there is no item {item_id[:80]!r} in domain {domain!r}; register it first")
             rows[domain].append((number, vector_D))
-        lists, joined = self.neighbours.similar, dict(self.joined_before)
+        grown = self
         for domain, added in rows.items():
-            numbers_M = np.array([number for number, _ in added], dtype=np.int64)
-            unit_MD = _unit(np.stack([vector_D for _, vector_D in added]))
-            lists = self._grown(lists, catalog, domain, numbers_M, unit_MD)
-            before_A, before_AD = joined.get(
-                domain, (np.empty(0, np.int64), np.empty((0, unit_MD.shape[1]), np.float32))
-            )
-            joined[domain] = np.concatenate([before_A, numbers_M]), np.concatenate([before_AD, unit_MD])
+            for begin in range(0, len(added), _JOIN_AT_ONCE):
+                numbers, vectors_MD = zip(*added[begin : begin + _JOIN_AT_ONCE], strict=True)
+                grown = grown._joined(catalog, domain, np.array(numbers, dtype=np.int64), _unit(np.stack(vectors_MD)))
+        return grown
+
+    def _joined(self, catalog: Catalog, domain: str, numbers_M: Numbers, unit_MD: Vectors) -> "Alike":
+        """What it is once some items of one domain have joined."""
+        lists = self._grown(self.neighbours.similar, catalog, domain, numbers_M, unit_MD)
+        parts = list(self.joined_before.get(domain, ()))
+        if parts and len(parts[-1][0]) < _JOIN_AT_ONCE:
+            last_P, last_PD = parts.pop()
+            numbers_M, unit_MD = np.concatenate([last_P, numbers_M]), np.concatenate([last_PD, unit_MD])
+        joined = {**self.joined_before, domain: (*parts, (numbers_M, unit_MD))}
         return Alike(self.neighbours.with_similar(lists), self.stored_ND, joined)
 
     def _grown(
@@ -90,12 +97,9 @@ class Alike:
             changed[number] = item_K[listed].astype(np.int32), weight_K[listed]
         for number, item_X, weight_X in _by_owner(entering):
             was_item, was_weight = lists.of(number)
-            every_item, every_weight = (
-                np.concatenate([was_item, item_X.astype(np.int32)]),
-                np.concatenate([was_weight, weight_X]),
-            )
-            kept = np.lexsort((every_item, -every_weight))[:nearest]
-            changed[number] = every_item[kept], every_weight[kept]
+            item_X, weight_X = np.concatenate([was_item, item_X]), np.concatenate([was_weight, weight_X])
+            kept = np.lexsort((item_X, -weight_X))[:nearest]
+            changed[number] = item_X[kept].astype(np.int32), weight_X[kept]
         return GrownLists(lists.base, changed)
 
     def _before(self, catalog: Catalog, domain: str) -> Iterator[tuple[Numbers, Vectors]]:
@@ -105,11 +109,12 @@ class Alike:
         for begin in range(0, len(number_A), _ROWS):
             number_R = number_A[begin : begin + _ROWS]
             yield number_R, _unit(read_rows(self.stored_ND, number_R))
-        if domain in self.joined_before:
-            yield self.joined_before[domain]
+        yield from self.joined_before.get(domain, ())
 
     def _weights(self, unit_MD: Vectors, unit_RD: Vectors) -> Vectors:
+        """Of every pair; 0 where a vector is zero, which is like nothing. Shape: float32[M, R]."""
         weight_MR: Vectors = np.exp((unit_MD @ unit_RD.T - 1) / self.neighbours.reading.temperature)
+        weight_MR *= unit_MD.any(axis=1)[:, None] & unit_RD.any(axis=1)
         return weight_MR
 
 
@@ -117,12 +122,20 @@ def _nearest(
     item_MK: Numbers, weight_MK: Vectors, item_R: Numbers, weight_MR: Vectors, nearest: int
 ) -> tuple[Numbers, Vectors]:
     """The heaviest of the items so far and of some more, of equal ones those of the lower number."""
-    item_MX = np.concatenate([item_MK, np.broadcast_to(item_R, weight_MR.shape)], axis=1)
-    weight_MX = np.concatenate([weight_MK, weight_MR], axis=1)
-    if item_MX.shape[1] > nearest:
-        order_MX = np.lexsort((item_MX, -weight_MX))[:, :nearest]
-        item_MX, weight_MX = np.take_along_axis(item_MX, order_MX, 1), np.take_along_axis(weight_MX, order_MX, 1)
-    return item_MX, weight_MX
+    if weight_MR.shape[1] > nearest:  # most of them are out of the question, and sorting them all would take the time
+        least_M = np.partition(weight_MR, -nearest, axis=1)[:, -nearest]
+        rows, places = np.nonzero(weight_MR >= least_M[:, None])
+        kept_M = np.bincount(rows, minlength=len(weight_MR))
+        place_X = np.arange(len(rows)) - np.repeat(np.cumsum(kept_M) - kept_M, kept_M)
+        item_MY = np.full((len(weight_MR), kept_M.max()), item_R.max() + 1, dtype=np.int64)
+        weight_MY = np.full(item_MY.shape, -1, dtype=np.float32)
+        item_MY[rows, place_X], weight_MY[rows, place_X] = item_R[places], weight_MR[rows, places]
+    else:
+        item_MY, weight_MY = np.broadcast_to(item_R, weight_MR.shape), weight_MR
+    item_MX = np.concatenate([item_MK, item_MY], axis=1)
+    weight_MX = np.concatenate([weight_MK, weight_MY], axis=1)
+    order_MX = np.lexsort((item_MX, -weight_MX))[:, :nearest]
+    return np.take_along_axis(item_MX, order_MX, 1), np.take_along_axis(weight_MX, order_MX, 1)
 
 
 def _by_owner(entering: list[tuple[Numbers, Numbers, Vectors]]) -> Iterator[tuple[int, Numbers, Vectors]]:

@@ -44,7 +44,7 @@ ANSWER_SCHEMA = pa.schema(
     ]
 )
 
-_JOB = b"sidera.job"
+JOB_KEY = b"sidera.job"
 _COUNTS = b"sidera.counts"
 
 
@@ -129,7 +129,7 @@ def recommend_for_file(
     if out.exists():
         return _finished(out, job)
     out.parent.mkdir(parents=True, exist_ok=True)
-    work = _work(out, job)
+    work = work_folder(out, job)
     users, answers = work / "users", work / "answers"
     parts = _parts(histories, work, users)
     answers.mkdir(exist_ok=True)
@@ -227,7 +227,7 @@ def _finished(out: Path, job: str) -> Counts:
         metadata = pq.read_schema(out).metadata or {}
     except (pa.ArrowException, OSError):
         metadata = {}
-    if metadata.get(_JOB, b"").decode() != job:
+    if metadata.get(JOB_KEY, b"").decode() != job:
         raise BatchError(f"{out}: the file exists and answers something else; delete it or give another --out")
     return _counts(metadata)
 
@@ -238,7 +238,7 @@ def _counts(metadata: dict[bytes, bytes]) -> Counts:
     return Counts(**(told | {"first_unknown": None if first is None else (first[0], first[1])}))
 
 
-def _work(out: Path, job: str) -> Path:
+def work_folder(out: Path, job: str) -> Path:
     """The folder of the steps, emptied if it holds those of another job.
 
     Raises:
@@ -250,7 +250,7 @@ def _work(out: Path, job: str) -> Path:
         if not record.exists() and any(work.iterdir()):
             raise BatchError(f"{work}: the folder holds other files, and its name is needed; move it away")
         if record.exists() and json.loads(record.read_text()) != job:
-            shutil.rmtree(work)
+            _remove(work)
     work.mkdir(exist_ok=True)
     write_atomically(record, json.dumps(job).encode())
     return work
@@ -274,7 +274,7 @@ def _join(answers: Path, parts: int, out: Path, job: str, work: Path) -> Counts:
     """Write all parts into one file, put it in its place, and remove the steps."""
     paths = [part_path(answers, number) for number in range(parts)]
     counts = sum((_counts(pq.read_schema(path).metadata) for path in paths), Counts())
-    schema = ANSWER_SCHEMA.with_metadata({_JOB: job, _COUNTS: json.dumps(asdict(counts))})
+    schema = ANSWER_SCHEMA.with_metadata({JOB_KEY: job, _COUNTS: json.dumps(asdict(counts))})
     partial = work / "whole.parquet"
     with pq.ParquetWriter(partial, schema) as writer:
         for path in paths:
@@ -282,8 +282,17 @@ def _join(answers: Path, parts: int, out: Path, job: str, work: Path) -> Counts:
     sync_file(partial)
     partial.replace(out)
     sync_folder(out.parent)
-    shutil.rmtree(work)
+    _remove(work)
     return counts
+
+
+def _remove(work: Path) -> None:
+    """Remove the steps; if that is cut off, what is left lies under another name."""
+    dead = work.with_name(work.name + ".removed")
+    if dead.exists():
+        shutil.rmtree(dead)
+    work.rename(dead)
+    shutil.rmtree(dead)
 
 
 def sentences(counts: Counts, out: Path) -> Iterator[str]:

@@ -106,7 +106,7 @@ class Shares:
 
     def __post_init__(self) -> None:
         every = (self.transitions, self.similar, self.popularity)
-        if min(every) < 0 or sum(every) > 1 + 1e-6:
+        if not (min(every) >= 0 and sum(every) <= 1 + 1e-6):
             raise CatalogError(
                 f"shares of {every} are no shares of one mixture; set values from 0 that sum to at most 1"
             )

@@ -73,9 +73,12 @@ def evaluate_bundle(
         unseen = "" if domain.name in loaded.manifest.domains else ", a domain that training never saw"
         notes.append(f"{domain.name}{unseen}: {len(missing):,} items got their SIDs from the bundle's tokenizer.")
         alike = _register(loaded, alike, domain, missing, vectors[number])
-    trained_on = loaded.manifest.lineage["data"]
-    if set(names) == set(loaded.manifest.domains) and dataset.digest != trained_on:
-        notes.append("the data are not those that the bundle was trained on; it may have learned from these targets.")
+    trained = [name for name in names if name in loaded.manifest.domains]
+    if trained and dataset.digest != loaded.manifest.lineage["data"]:
+        notes.append(
+            "the data and domains are not those that the bundle was trained on: histories hold what these domains say, "
+            f"and if they have other events, {', '.join(trained)} may have been learned from these targets."
+        )
     events = split_events(dataset)
     seed = int(loaded.manifest.config["seed"])
     report = evaluate(loaded.recommender, dataset.domains, events, vectors, Part.TEST, seed)

@@ -273,7 +273,7 @@ class NeighboursConfig:
         backward: what an item counts for the one behind it, as a share of what it counts for the one before.
         longest: items of a list of followers at the most.
         nearest: items of a list of alike ones.
-        temperature: of the softmax over their cosines.
+        temperature: of the softmax over their cosines, at least 0.02: below, float32 knows no weights.
         recent: the newest items of a history whose lists are read.
         decay: what an item counts beside the next newer one.
     """
@@ -291,6 +291,8 @@ class NeighboursConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "window", "longest", "nearest", "temperature", "recent")
+        if self.temperature < 0.02:
+            raise _RangeError(f"temperature is {self.temperature}; set 0.02 or a value above it")
         _share(self, "backward", "decay")
 
 

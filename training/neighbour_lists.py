@@ -38,13 +38,14 @@ def transitions_of(events: Events, domain: int, num_items: int, config: Neighbou
 
 
 def similar_of(vectors_ID: npt.NDArray[np.floating], config: NeighboursConfig, label: str) -> sp.csr_matrix:
-    """The nearest items of each, with exp((cosine - 1) / temperature). Shape: float32[I, I]."""
+    """The nearest items of each, with exp((cosine - 1) / temperature); none of zero vectors. Shape: float32[I, I]."""
     count, nearest = len(vectors_ID), min(config.nearest, len(vectors_ID) - 1)
     if nearest < 1:
         return sp.csr_matrix((count, count), dtype=np.float32)
     unit_ID = np.asarray(vectors_ID, dtype=np.float32)
     norm_I = np.linalg.norm(unit_ID, axis=1, keepdims=True)
     unit_ID = np.divide(unit_ID, norm_I, out=np.zeros_like(unit_ID), where=norm_I > 0)
+    told_I = norm_I[:, 0] > 0
     item_IK = np.empty((count, nearest), dtype=np.int64)
     weight_IK = np.empty((count, nearest), dtype=np.float32)
     at_once = max(1, _SCORES_AT_ONCE // count)
@@ -56,10 +57,12 @@ def similar_of(vectors_ID: npt.NDArray[np.floating], config: NeighboursConfig, l
             item_RK = np.argpartition(-cosine_RI, nearest - 1, axis=1)[:, :nearest]
             cosine_RK = np.take_along_axis(cosine_RI, item_RK, axis=1)
             item_IK[rows] = item_RK
-            weight_IK[rows] = np.exp((cosine_RK - 1) / config.temperature)
+            told_RK = told_I[rows][:, None] & told_I[item_RK]
+            weight_IK[rows] = np.where(told_RK, np.exp((cosine_RK - 1) / config.temperature), 0)
             advance(len(rows))
     begin_I = np.arange(count + 1, dtype=np.int64) * nearest
     found = sp.csr_matrix((weight_IK.ravel(), item_IK.ravel(), begin_I), shape=(count, count))
+    found.eliminate_zeros()
     found.sort_indices()
     return found
 

@@ -102,8 +102,8 @@ def shares_in(run: Run, recommender: Recommender, listed: Neighbours, index: int
     ours_X = _likelihoods(recommender, queries, item_ids, domain.name)
     numbers = [int(catalog.find(domain.name, item_id) or 0) for item_id in item_ids]
     histories = [_own_numbers(catalog, query) for query in queries]
-    followed_X = _masses(listed.followers, histories, numbers)
-    alike_X = _masses(listed.likes, histories, numbers)
+    followed_X = _masses(listed.followers, histories, numbers, ours_X)
+    alike_X = _masses(listed.likes, histories, numbers, ours_X)
     popular_X = listed.popularity[numbers]
     followed, near, popular, _ = mixture_shares([followed_X, alike_X, popular_X, ours_X]).tolist()
     return Shares(followed, near, popular), float(mixture_shares([alike_X, ours_X])[0])
@@ -133,14 +133,21 @@ def _own_numbers(catalog: Catalog, query: Query) -> list[int]:
 
 
 def _masses(
-    read: Callable[[Sequence[int]], Found], histories: Sequence[Sequence[int]], numbers: Sequence[int]
+    read: Callable[[Sequence[int]], Found],
+    histories: Sequence[Sequence[int]],
+    numbers: Sequence[int],
+    ours_X: npt.NDArray[np.float64],
 ) -> npt.NDArray[np.float64]:
-    """The mass of each target under a distribution that reads histories. Shape: float64[X]."""
-    masses = []
-    for history, number in zip(histories, numbers, strict=True):
+    """The mass of each target under a distribution that reads histories. Shape: float64[X].
+
+    Where it knows nothing of a history, the language model has its share, and so it has the language model's mass.
+    """
+    masses_X = ours_X.copy()
+    for row, (history, number) in enumerate(zip(histories, numbers, strict=True)):
         found_S, mass_S = read(history)
-        masses.append(float(mass_S[found_S == number].sum()))
-    return np.array(masses)
+        if len(found_S):
+            masses_X[row] = mass_S[found_S == number].sum()
+    return masses_X
 
 
 def _sentence(shares: Shares) -> str:

@@ -25,7 +25,9 @@ class NewRows(nn.Module):
     def __init__(self, backbone: PreTrainedModel, first: int, last: int, with_head: bool = True) -> None:
         super().__init__()
         self.first, self.last = first, last
-        embedding = _frozen(backbone.get_input_embeddings())
+        layer = backbone.get_input_embeddings()
+        layer.padding_idx = None  # it would be looked for among the rows that train, and leave one of them as it is
+        embedding = _frozen(layer)
         head = _frozen(backbone.get_output_embeddings())
         self.embed_rows_ND = nn.Parameter(embedding.data[first:last])
         self.head_embed_rows_ND: nn.Parameter | None = None

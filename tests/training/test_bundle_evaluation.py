@@ -26,7 +26,8 @@ def test_domains_that_the_bundle_does_not_know_are_left_out(tiny_bundle: Path, t
     evaluated = evaluate_bundle(tiny_bundle, tmp_path, "cpu")
     assert list(evaluated.report["domains"]) == ["films"]
     assert evaluated.report["domains"]["films"]["targets"] == 60
-    assert evaluated.notes == ("left out, since the bundle does not hold them: unknown; --new scores them too.",)
+    assert evaluated.notes[0] == "left out, since the bundle does not hold them: unknown; --new scores them too."
+    assert "histories hold what these domains say" in evaluated.notes[1]
     with pytest.raises(DataError, match="the bundle does not hold unknown; score unseen domains with --new, or choose"):
         evaluate_bundle(tiny_bundle, tmp_path, "cpu", ["films", "unknown"])
 
@@ -64,7 +65,8 @@ def test_new_items_of_a_known_domain_get_sids_beside_those_that_exist_where_aske
     with (tmp_path / "films" / "items.jsonl").open("a") as file:
         file.write('{"item_id": "new-1", "title": "blue boat"}\n{"item_id": "new-2", "title": "green lamp"}\n')
     evaluated = evaluate_bundle(tiny_bundle, tmp_path, "cpu", new=True)
-    assert evaluated.notes == ("films: 2 items got their SIDs from the bundle's tokenizer.",)
+    assert evaluated.notes[0] == "films: 2 items got their SIDs from the bundle's tokenizer."
+    assert "films may have been learned from these targets" in evaluated.notes[1]
     coverage = evaluated.report["domains"]["films"]["rankers"]["popularity"]["coverage@10"]
     assert round(coverage * 42) == pytest.approx(coverage * 42), "shares are of the 40 known items and 2 new ones"
 
@@ -74,7 +76,8 @@ def test_other_data_than_those_trained_on_are_told(tiny_bundle: Path, tiny_data:
     path = tmp_path / "data" / "films" / "interactions.csv"
     path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
     (note,) = evaluate_bundle(tiny_bundle, tmp_path / "data", "cpu").notes
-    assert note == "the data are not those that the bundle was trained on; it may have learned from these targets."
+    assert "not those that the bundle was trained on" in note
+    assert "may have been learned from these targets" in note
 
 
 def test_items_that_are_not_in_the_bundle_are_refused_by_number_domain_and_first_id(

@@ -72,6 +72,8 @@ def test_items_alike_are_the_nearest_by_cosine_and_never_the_item_itself() -> No
     assert found[0, 1] == pytest.approx(1.0)
     assert found[0, 2] == pytest.approx(np.exp((np.sqrt(0.5) - 1) / 0.5))
     assert found.diagonal().tolist() == [0] * 5
+    assert not found[4].any()
+    assert not found[:, 4].any()
 
 
 def test_a_domain_of_one_item_has_nothing_alike() -> None:
