@@ -114,7 +114,8 @@ class Alike:
     def _weights(self, unit_MD: Vectors, unit_RD: Vectors) -> Vectors:
         """Of every pair; 0 where a vector is zero, which is like nothing. Shape: float32[M, R]."""
         weight_MR: Vectors = np.exp((unit_MD @ unit_RD.T - 1) / self.neighbours.reading.temperature)
-        weight_MR *= unit_MD.any(axis=1)[:, None] & unit_RD.any(axis=1)
+        weight_MR[~np.any(unit_MD, axis=1)] = 0
+        weight_MR[:, ~np.any(unit_RD, axis=1)] = 0
         return weight_MR
 
 

@@ -19,9 +19,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sidera import __version__
+from sidera import __version__, file_commands
 from sidera.bundle import Manifest, open_bundle, verify_bundle
 from sidera.errors import SideraError
+from sidera.terminal import print_error, printable
 
 
 @dataclass(frozen=True)
@@ -101,12 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if not isinstance(error, (SideraError, *_loaded_error_roots())):
             raise
-        _print_error(str(error))
+        print_error(str(error))
         sys.exit(1)
-
-
-def _print_error(sentence: str) -> None:
-    Console(stderr=True, soft_wrap=True).print(Text(f"Error: {sentence}", style="red"))
 
 
 def _loaded_error_roots() -> list[type[Exception]]:
@@ -123,7 +120,7 @@ def _passed_on_to(owner: Owner, name: str) -> Callable[[typer.Context], None]:
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] not in owner.modules:
                 raise
-            _print_error(
+            print_error(
                 f"sidera {name} needs the package {error.name!r}; install the extra '{owner.extra}': "
                 f"pip install 'sidera[{owner.extra}]'"
             )
@@ -136,6 +133,8 @@ def _add_commands() -> None:
     untouched = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
     for name, (owner, line) in PASSED_ON.items():
         app.command(name, help=line, add_help_option=False, context_settings=untouched)(_passed_on_to(owner, name))
+    app.command("batch")(file_commands.batch)
+    app.command("embed")(file_commands.embed)
     app.add_typer(bundle_app, name="bundle")
     app.add_typer(tokenizer_app, name="tokenizer")
 
@@ -165,7 +164,7 @@ def verify(path: BundlePath) -> None:
         problems = verify_bundle(path)
     if problems:
         for problem in problems:
-            _print_error(problem)
+            print_error(problem)
         raise typer.Exit(1)
     manifest = open_bundle(path).manifest
     total = sum(entry.bytes for entry in manifest.files.values())
@@ -201,66 +200,11 @@ def explain(
         words = ", ".join(prefix.words) or "none"
         others = "; ".join(prefix.examples) if prefix.examples else "none: this item alone"
         row = (" ".join(map(str, prefix.codes)), f"{prefix.items:,}", words, others)
-        table.add_row(*(Text(_printable(cell)) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     console = Console(soft_wrap=True)
-    console.print(Text(_printable(f"{explained.domain} {explained.item_id}{title}")))
+    console.print(Text(printable(f"{explained.domain} {explained.item_id}{title}")))
     console.print(Text(f"SID {sid}, one of {explained.domain_items:,} items of {explained.domain}"))
     console.print(table)
-
-
-@app.command("batch")
-def batch(
-    path: BundlePath,
-    histories: Annotated[
-        Path,
-        typer.Option(
-            metavar="FILE",
-            dir_okay=False,
-            show_default=False,
-            help="Parquet: a row a user (user_id, history: list of domain and item_id, oldest first), or a row an "
-            "event (user_id, domain, item_id, timestamp).",
-        ),
-    ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            metavar="FILE",
-            dir_okay=False,
-            show_default=False,
-            help="Parquet, a row a user and domain: user_id, domain, item_ids, scores.",
-        ),
-    ],
-    domain: Annotated[str | None, typer.Option(help="Recommend from this one; without: from every domain.")] = None,
-    k: Annotated[int, typer.Option(min=1, help="Items of each answer.")] = 10,
-    exclude_seen: Annotated[bool, typer.Option(help="Leave the history's items out of the answers.")] = True,
-    beam_width: Annotated[int | None, typer.Option(min=1, help="Instead of the bundle's.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Queries decoded together; changes no answer.")] = 32,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    ray: Annotated[bool, typer.Option("--ray", help="Through Ray Data; needs the extra 'ray'.")] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Processes of --ray.")] = 2,
-    ray_address: Annotated[str | None, typer.Option(help="Of a Ray cluster; without: one on this machine.")] = None,
-) -> None:
-    """Recommend for all users of a file; a second start goes on where the first stopped."""
-    from sidera.batch import BatchConfig, recommend_for_file, sentences
-
-    answerer = None
-    if ray:
-        try:
-            from sidera.ray_batch import ray_answerer
-        except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] != "ray":
-                raise
-            _print_error("sidera batch --ray needs the package 'ray'; install the extra: pip install 'sidera[ray]'")
-            raise typer.Exit(1) from error
-        answerer = ray_answerer(workers, ray_address)
-    config = BatchConfig(() if domain is None else (domain,), k, exclude_seen, beam_width, batch_size, device)
-    for sentence in sentences(recommend_for_file(path, histories, out, config, answerer), out):
-        Console(soft_wrap=True).print(Text(_printable(sentence)))
-
-
-def _printable(text: str) -> str:
-    """Text of the user's data without characters that a terminal would obey."""
-    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _tables(manifest: Manifest) -> list[Table]:

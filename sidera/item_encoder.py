@@ -1,13 +1,17 @@
 """Item fields to SIDs, with what a bundle holds: the encoder and the tokenizer. Does not know catalogs."""
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
+import torch
 
+from sidera.bundle import open_bundle
 from sidera.embedding import TextEncoder, item_texts
 from sidera.errors import TokenizerError
 from sidera.placement import place_new
-from sidera.tokenizers import ItemTokenizer
+from sidera.tokenizers import ItemTokenizer, load_tokenizer
 
 
 class ItemEncoder:
@@ -49,3 +53,21 @@ class ItemEncoder:
             TokenizerError: the vectors do not fit the tokenizer.
         """
         return place_new(self.tokenizer, vectors_ND, domain, taken_NL)
+
+
+def load_item_encoder(path: Path, device: str = "auto") -> ItemEncoder:
+    """The encoder and the tokenizer of a bundle, and nothing else of it.
+
+    Args:
+        device: where the encoder runs; ``auto`` takes a GPU where there is one.
+
+    Raises:
+        BundleError: a file is missing or differs from its digest.
+        EmbeddingError: the encoder cannot be found, or is not the one that made the bundle.
+        TokenizerError: the tokenizer cannot be loaded.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    bundle = open_bundle(path)
+    encoder = TextEncoder.from_config(json.loads(bundle.path("embedder/config.json").read_text()), device)
+    return ItemEncoder(encoder, load_tokenizer(bundle.folder("tokenizer")))

@@ -1,24 +1,23 @@
-"""``sidera batch --ray``: the parts of a batch answered by the workers of a Ray cluster, through Ray Data.
+"""``sidera batch --ray`` and ``sidera embed --ray``: the parts of a job made by the workers of a Ray cluster.
 
-Each worker holds a recommender and answers a part at a time into its own file, just as one machine does, so a second
-start goes on where the first stopped, with or without Ray. Bundle, histories and output must lie where all machines
-see them. Without a cluster, one is started on this machine: loopback only, no dashboard, no usage statistics.
+Ray Data hands out the parts. Each worker holds what a part needs and writes a part at a time into its own file, just as
+one machine does, so a second start goes on where the first stopped, with or without Ray. Bundle, input and output must
+lie where all machines see them. Without a cluster, one is started on this machine (:mod:`sidera.ray_session`).
 """
 
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ray
-import ray.data
-
 from sidera.batch import Answerer, BatchConfig, answer_part, rows_of
 from sidera.errors import BatchError
 from sidera.histories import part_path
+from sidera.item_batch import EmbedConfig, Embedder, embed_part
+from sidera.item_encoder import ItemEncoder, load_item_encoder
 from sidera.loading import load_bundle
 from sidera.progress import Advance
+from sidera.ray_session import import_ray, ray_session
 
 
 def ray_answerer(workers: int, address: str | None = None) -> Answerer:
@@ -27,12 +26,22 @@ def ray_answerer(workers: int, address: str | None = None) -> Answerer:
     Args:
         workers: processes that each hold a recommender.
         address: of a cluster, such as ``auto``; None: one is started on this machine.
+
+    Raises:
+        ModuleNotFoundError: Ray is not installed.
     """
+    import_ray(address)
     return partial(_answer, workers, address)
 
 
+def ray_embedder(workers: int, address: str | None = None) -> Embedder:
+    """Makes the vectors of parts with so many workers, which each hold an encoder; see :func:`ray_answerer`."""
+    import_ray(address)
+    return partial(_embed, workers, address)
+
+
 class PartAnswerer:
-    """What a worker runs: a batch of part numbers in, the users of each answered part out."""
+    """What a worker of ``sidera batch`` runs: a batch of part numbers in, the users of each answered part out."""
 
     def __init__(self, bundle: str, config: BatchConfig, users: str, answers: str) -> None:
         self.recommender = load_bundle(Path(bundle), config.device).recommender
@@ -45,7 +54,23 @@ class PartAnswerer:
             part = part_path(self.users, number)
             answer_part(self.recommender, self.config, part, part_path(self.answers, number))
             done.append(rows_of(part))
-        return {"users": done}
+        return {"rows": done}
+
+
+class PartEmbedder:
+    """What a worker of ``sidera embed`` runs: a batch of part numbers in, the items of each finished part out."""
+
+    def __init__(self, bundle: str, config: EmbedConfig, items: str, vectors: str) -> None:
+        self.encoder: ItemEncoder = load_item_encoder(Path(bundle), config.device)
+        self.items, self.vectors = Path(items), Path(vectors)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[int]]:
+        done = []
+        for number in batch["part"].tolist():
+            part = part_path(self.items, number)
+            embed_part(self.encoder, part, part_path(self.vectors, number))
+            done.append(rows_of(part))
+        return {"rows": done}
 
 
 def _answer(
@@ -58,22 +83,46 @@ def _answer(
     parts: Sequence[int],
     advance: Advance,
 ) -> None:
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    local: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-    ray.init(address=address, log_to_driver=False, logging_level="ERROR", **(local if address is None else {}))
-    try:
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        rows = ray.data.from_items([{"part": number} for number in parts], override_num_blocks=len(parts))
-        told = rows.map_batches(
-            PartAnswerer,
-            fn_constructor_args=(str(bundle.resolve()), config, str(users.resolve()), str(answers.resolve())),
-            batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=min(workers, len(parts))),
-        )
-        for batch in told.iter_batches(batch_size=1, prefetch_batches=0):
-            advance(int(batch["users"].sum()))
-    except ray.exceptions.RayError as error:
-        raise BatchError(f"a worker of Ray failed ({error}); start again to go on with the parts left") from error
-    finally:
-        ray.shutdown()
+    arguments = (str(bundle.resolve()), config, str(users.resolve()), str(answers.resolve()))
+    _work(workers, address, PartAnswerer, arguments, parts, advance)
+
+
+def _embed(
+    workers: int,
+    address: str | None,
+    bundle: Path,
+    config: EmbedConfig,
+    items: Path,
+    vectors: Path,
+    parts: Sequence[int],
+    advance: Advance,
+) -> None:
+    arguments = (str(bundle.resolve()), config, str(items.resolve()), str(vectors.resolve()))
+    _work(workers, address, PartEmbedder, arguments, parts, advance)
+
+
+def _work(
+    workers: int,
+    address: str | None,
+    worker: type[PartAnswerer] | type[PartEmbedder],
+    arguments: tuple[Any, ...],
+    parts: Sequence[int],
+    advance: Advance,
+) -> None:
+    with ray_session(workers, address) as ray:
+        from ray.data import ActorPoolStrategy, DataContext, from_items
+
+        try:
+            context = DataContext.get_current()
+            context.enable_progress_bars = False
+            rows = from_items([{"part": number} for number in parts], override_num_blocks=len(parts))
+            told = rows.map_batches(
+                worker,
+                fn_constructor_args=arguments,
+                batch_size=1,
+                compute=ActorPoolStrategy(size=min(workers, len(parts))),
+            )
+            for batch in told.iter_batches(batch_size=1, prefetch_batches=0):
+                advance(int(batch["rows"].sum()))
+        except ray.exceptions.RayError as error:
+            raise BatchError(f"a worker of Ray failed ({error}); start again to go on with the parts left") from error

@@ -1,15 +1,21 @@
 """The commands of `sidera` that make or score a bundle: ``data``, ``train``, ``add-domain``, ``evaluate``."""
 
 import json as json_module
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import click
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from sidera.terminal import print_error
+
+if TYPE_CHECKING:
+    from sidera.manifest import Manifest
+    from training.config import TrainConfig
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 data_app = typer.Typer(no_args_is_help=True, help="Get the demo data; check your own.")
@@ -85,6 +91,8 @@ def train(
     data: Annotated[Path | None, typer.Option(help="Holds one folder a domain; instead of the config's.")] = None,
     domains: Annotated[str | None, typer.Option(help="Only these, as A,B; instead of the config's.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where the bundle goes; instead of the config's.")] = None,
+    ray_workers: Annotated[int, typer.Option(min=0, help="Train with so many workers of Ray; 0: without.")] = 0,
+    ray_address: Annotated[str | None, typer.Option(help="Of a Ray cluster; without: one on this machine.")] = None,
 ) -> None:
     """Train everything, evaluate it and write a bundle; stages that are done are kept."""
     from training.config import load_config
@@ -94,7 +102,11 @@ def train(
     overrides = {"data": data and str(data), "domains": _names(domains), "out": out and str(out)}
     settings = load_config(config, overrides)
     console = _console()
-    manifest = run_pipeline(settings, lambda sentence: console.print(sentence, markup=False))
+
+    def say(sentence: str) -> None:
+        console.print(sentence, markup=False)
+
+    manifest = _with_ray(settings, ray_workers, ray_address, say) if ray_workers else run_pipeline(settings, say)
     if is_first():
         _print_report(console, dict(manifest.metrics))
 
@@ -105,7 +117,7 @@ def add_domain(
     data: Annotated[Path, typer.Option(help="Holds the domain's folder; known domains beside it give histories.")],
     domain: Annotated[str, typer.Option(help="The new domain's name, and that of its folder.")],
     out: Annotated[Path, typer.Option(help="Where the new bundle goes.")],
-    device: Annotated[str, typer.Option(click_type=click.Choice(["auto", "cpu", "cuda"]))] = "auto",
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the models compute.")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 for all cores.")] = 0,
 ) -> None:
     """Train the adapter of one more domain and its token's row, and write a bundle that has it."""
@@ -142,6 +154,18 @@ def evaluate(
     if json is not None:
         json.write_text(json_module.dumps(evaluated.report, indent=1))
         console.print(f"Written to {json}.", markup=False)
+
+
+def _with_ray(settings: "TrainConfig", workers: int, address: str | None, say: Callable[[str], None]) -> "Manifest":
+    from training.ray_train import train_with_ray
+
+    try:
+        return train_with_ray(settings, workers, say, address)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "ray":
+            raise
+        print_error("sidera train --ray-workers needs the package 'ray'; install the extra: pip install 'sidera[ray]'")
+        raise typer.Exit(1) from error
 
 
 def _names(domains: str | None) -> tuple[str, ...] | None:

@@ -26,7 +26,8 @@ class NewRows(nn.Module):
         super().__init__()
         self.first, self.last = first, last
         layer = backbone.get_input_embeddings()
-        layer.padding_idx = None  # it would be looked for among the rows that train, and leave one of them as it is
+        # The padding row would be looked for among the rows that train, and one of them would get no gradient.
+        setattr(layer, "padding_idx", None)  # noqa: B010
         embedding = _frozen(layer)
         head = _frozen(backbone.get_output_embeddings())
         self.embed_rows_ND = nn.Parameter(embedding.data[first:last])

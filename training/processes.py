@@ -1,6 +1,6 @@
-"""The processes of one run: ``torchrun`` starts them, the first one writes.
+"""The processes of one run: ``torchrun`` or Ray Train starts them, the first one writes.
 
-Without ``torchrun`` there is one process, and nothing here waits for anything. With it, all processes run the same
+Without either there is one process, and nothing here waits for anything. With them, all processes run the same
 program; what only one may do (fitting a tokenizer, writing a file) the first one does while the others wait. They need
 one folder that all of them see. PyTorch is imported only where there are several processes.
 """
@@ -13,12 +13,12 @@ from typing import TypeVar
 
 Value = TypeVar("Value")
 
-_LONGEST_WAIT = timedelta(days=1)
+LONGEST_WAIT = timedelta(days=1)
 """The others wait while the first process fits a tokenizer; where a process dies, ``torchrun`` ends all of them."""
 
 
 def join(device: str) -> None:
-    """Find the other processes that ``torchrun`` has started; nothing happens without it.
+    """Find the other processes that ``torchrun`` or Ray Train has started; nothing happens without them.
 
     Args:
         device: ``cpu`` or ``cuda``; each process takes the GPU of its number.
@@ -32,20 +32,20 @@ def join(device: str) -> None:
 
     if not dist.is_initialized():
         # After a restart torchrun's store still holds the addresses of the workers that ended.
-        store, rank, size = next(rendezvous("env://", timeout=_LONGEST_WAIT))
+        store, rank, size = next(rendezvous("env://", timeout=LONGEST_WAIT))
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         dist.init_process_group(
             backend="gloo" if device == "cpu" else "cpu:gloo,cuda:nccl",
             store=PrefixStore(f"attempt-{attempt}", store),
             rank=rank,
             world_size=size,
-            timeout=_LONGEST_WAIT,
+            timeout=LONGEST_WAIT,
         )
     PartialState(cpu=device == "cpu")  # what Accelerate knows of the process group, and each process's GPU
 
 
 def several() -> bool:
-    """Whether ``torchrun`` has started more than one process."""
+    """Whether ``torchrun`` or Ray Train has started more than one process: both say so in the same variables."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 

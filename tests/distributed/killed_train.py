@@ -13,6 +13,7 @@ from torch import Tensor
 from sidera.cli import main
 from training.code_loss import CodeLoss
 from training.sequences import SequenceBatch
+from training.text_alignment import TitleBatch
 
 KILLED_AT = 5
 
@@ -22,7 +23,7 @@ def kill_once(marker: Path) -> None:
     plain = CodeLoss.forward
     seen = 0
 
-    def forward(self: CodeLoss, batch: SequenceBatch) -> Tensor:
+    def forward(self: CodeLoss, batch: SequenceBatch | TitleBatch) -> Tensor:
         nonlocal seen
         seen += 1
         if seen == KILLED_AT and os.environ["RANK"] == "1" and not marker.exists():

@@ -22,6 +22,7 @@ from training.code_loss import CodeLoss
 from training.config import OptimizerConfig
 from training.loop import train_loop
 from training.sequences import EpochBatches, SequenceBatch, TrainingSequences, epoch_batches
+from training.text_alignment import TitleBatch
 
 WORKERS = 2
 VOCABULARY = Vocabulary((4, 6, 3), {"books": 0, "films": 1})
@@ -91,7 +92,7 @@ def work(job: Job, folder: Path, rank: int) -> None:
     seen = 0
     plain = CodeLoss.forward
 
-    def forward(self: CodeLoss, batch: SequenceBatch) -> torch.Tensor:
+    def forward(self: CodeLoss, batch: SequenceBatch | TitleBatch) -> torch.Tensor:
         nonlocal seen
         seen += 1
         if rank == WORKERS - 1 and seen == job.kill_at:

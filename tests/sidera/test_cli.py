@@ -68,7 +68,18 @@ def test_help_lists_every_command_with_the_extras_missing_and_imports_nothing_he
         "main(['--help'])\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    for name in ("data", "train", "evaluate", "batch", "bundle", "tokenizer", "serve", "openapi"):
+    for name in (
+        "data",
+        "train",
+        "add-domain",
+        "evaluate",
+        "batch",
+        "embed",
+        "bundle",
+        "tokenizer",
+        "serve",
+        "openapi",
+    ):
         assert f" {name} " in done.stdout
 
 

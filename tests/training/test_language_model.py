@@ -23,6 +23,7 @@ from training.config import AdapterConfig, LanguageModelConfig, OptimizerConfig
 from training.errors import StageError
 from training.language_model import Phase, train_adapter
 from training.sequences import SequenceBatch, TrainingSequences, epoch_batches
+from training.text_alignment import TitleBatch
 
 VOCABULARY = Vocabulary((4, 6, 3), {"books": 0, "films": 1})
 NAMES = ("books", "films")
@@ -164,7 +165,8 @@ def test_an_adapter_learns_from_the_targets_of_its_own_domain_only(tmp_path: Pat
     seen: list[set[int]] = []
 
     class Watched(CodeLoss):
-        def forward(self, batch: SequenceBatch) -> Tensor:
+        def forward(self, batch: SequenceBatch | TitleBatch) -> Tensor:
+            assert isinstance(batch, SequenceBatch)
             domains_BW = batch.tokens_BWX[:, :, 0]
             seen.append(set(domains_BW[batch.target_BW].tolist()))
             return super().forward(batch)
