@@ -50,7 +50,7 @@ def resolve(command: Any, words: list[str]) -> tuple[Any, list[str]]:
 @pytest.mark.parametrize("words", commands("sidera"), ids=" ".join)
 def test_every_sidera_command_of_the_readme_is_accepted(words: list[str]) -> None:
     owners = dict.fromkeys(("serve", "openapi"), service.cli.app) | dict.fromkeys(
-        ("bundle", "tokenizer", "batch"), sidera_app
+        ("bundle", "tokenizer", "batch", "embed"), sidera_app
     )
     command, arguments = resolve(typer.main.get_command(owners.get(words[0], training.cli.app)), words)
     context = command.make_context("sidera", arguments)

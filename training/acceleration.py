@@ -11,7 +11,7 @@ from torch import nn
 from training.config import OptimizerConfig
 from training.trackers import Tracking
 
-_PRECISIONS = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
+_PRECISIONS = {"float32": "no", "bfloat16": "bf16"}
 
 
 def new_accelerator(

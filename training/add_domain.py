@@ -87,8 +87,6 @@ def add_domain(
         raise ConfigError(f"out: {out} is the bundle that the domain joins; choose another place for the new one")
     device = choose_device(device)
     config = config_for_joining(bundle.manifest, data, out, device, threads)
-    for optimizer in config.optimizers:
-        optimizer.check_device(device)
     join(device)
     say = say if is_first() else silent
     dataset, left_out = read_joining(bundle.manifest, data, name, config.min_interactions)
@@ -249,7 +247,7 @@ class _Addition:
                 before = load_neighbours(self.bundle.path(listed))
                 catalogs, config = (self.before, catalog), self.run.config.neighbours
                 grown = grown_neighbours(before, catalogs, joining, self.run.events, self.index, config)
-                shares, _ = shares_in(self.run, self.run.recommender(model, catalog), grown, self.index)
+                shares = shares_in(self.run, self.run.recommender(model, catalog), grown, self.index)
                 weighed = {**grown.shares, self.name: shares}
                 save_neighbours(
                     Neighbours(

@@ -56,7 +56,7 @@ class OptimizerConfig:
         batch_tokens: tokens of a batch, padding included, of all processes together.
         warmup_share: share of all steps in which the learning rate rises; after that it falls as a cosine to 0.
         checkpoint_steps: steps between two checkpoints.
-        precision: of the products; weights stay as they are. ``float16`` needs a GPU.
+        precision: of the products; weights stay as they are.
         batch_parts: how many parts each process works through a batch in, one after the other. Gradients are those of
             the whole batch; more parts need less memory.
         gradient_checkpointing: compute hidden states again for the gradient, which takes less memory and more time.
@@ -74,7 +74,7 @@ class OptimizerConfig:
     clip_norm: float = 1.0
     patience: int = 3
     checkpoint_steps: int = 100
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: Literal["float32", "bfloat16"] = "float32"
     batch_parts: int = 1
     gradient_checkpointing: bool = False
     sharded: bool = False
@@ -84,15 +84,6 @@ class OptimizerConfig:
         _positive(self, "batch_parts")
         _not_negative(self, "weight_decay")
         _share(self, "warmup_share")
-
-    def check_device(self, device: str) -> None:
-        """Refuse a precision that the device cannot train in.
-
-        Raises:
-            ConfigError: ``float16`` without a GPU.
-        """
-        if self.precision == "float16" and device != "cuda":
-            raise ConfigError(f"precision: float16 needs a GPU, and this runs on {device}; set bfloat16 or float32")
 
 
 @dataclass(frozen=True)
@@ -276,6 +267,7 @@ class NeighboursConfig:
         temperature: of the softmax over their cosines, at least 0.02: below, float32 knows no weights.
         recent: the newest items of a history whose lists are read.
         decay: what an item counts beside the next newer one.
+        unseen_share: the share of items alike in a domain that training never saw; the language model has the rest.
     """
 
     __pydantic_config__ = _STRICT
@@ -288,12 +280,17 @@ class NeighboursConfig:
     temperature: float = 0.1
     recent: int = 5
     decay: float = 0.6
+    unseen_share: float = 0.9
 
     def __post_init__(self) -> None:
         _positive(self, "window", "longest", "nearest", "temperature", "recent")
         if self.temperature < 0.02:
             raise _RangeError(f"temperature is {self.temperature}; set 0.02 or a value above it")
         _share(self, "backward", "decay")
+        if not 0 <= self.unseen_share <= 0.99:
+            raise _RangeError(
+                f"unseen_share is {self.unseen_share}; set a share from 0 to 0.99: items need some chance"
+            )
 
 
 @dataclass(frozen=True)
@@ -330,12 +327,6 @@ class TrainConfig:
         _not_negative(self, "min_interactions", "seed", "threads")
         check_trackers(self.trackers)
         read_config(self.tokenizer)
-
-    @property
-    def optimizers(self) -> tuple[OptimizerConfig, ...]:
-        """Of every phase of the language model."""
-        model = self.language_model
-        return (model.universal, *([model.domain.optimizer] if model.domain is not None else []))
 
     @property
     def tokenizer_settings(self) -> dict[str, Any]:

@@ -94,9 +94,7 @@ def train_loop(
     Raises:
         NonFiniteLossError: a loss is NaN or infinite; names the step and the batch.
         StageError: nothing is there to train on, or the checkpoint is of no use.
-        ConfigError: the device cannot train in this precision.
     """
-    config.check_device(next(model.parameters()).device.type)
     folder.mkdir(parents=True, exist_ok=True)
     run = _Run(label, model, config, seed, tracking or Tracking())
     progress = restore_checkpoint(folder, run.trained)

@@ -1,8 +1,7 @@
 """The stage of the neighbours: their lists, and the share of each in the mixture of every domain.
 
 The shares are those that make the validation targets most likely, beside the language model as it will serve. An unseen
-domain has vectors and no events: there the nearest items have the share that they would have, on average, in the
-trained domains if the language model were all else.
+domain has vectors and no events, and a language model that is sure of the wrong things: its share is a setting.
 
 Shapes: I items of a domain, X targets.
 """
@@ -76,24 +75,21 @@ def _listed(run: Run, catalog: Catalog, vectors: Mapping[str, npt.NDArray[np.flo
 def _weighed(run: Run, model: LanguageModel, catalog: Catalog, listed: Neighbours) -> Neighbours:
     """The same lists with the shares that make the validation targets most likely."""
     recommender = run.recommender(model, catalog)
-    shares, alike = {}, []
-    for index, domain in enumerate(run.dataset.domains):
-        if run.validation_of(index):
-            shares[domain.name], nearest = shares_in(run, recommender, listed, index)
-            alike.append(nearest)
-    unseen = Shares(similar=float(np.mean(alike)) if alike else 0.0)
+    shares = {
+        domain.name: shares_in(run, recommender, listed, index)
+        for index, domain in enumerate(run.dataset.domains)
+        if run.validation_of(index)
+    }
+    unseen = Shares(similar=run.config.neighbours.unseen_share)
     return Neighbours(listed.transitions, listed.similar, listed.popularity, shares, unseen, listed.reading)
 
 
-def shares_in(run: Run, recommender: Recommender, listed: Neighbours, index: int) -> tuple[Shares, float]:
+def shares_in(run: Run, recommender: Recommender, listed: Neighbours, index: int) -> Shares:
     """The shares that make one domain's validation targets most likely.
 
     Args:
         recommender: the language model as it will serve, without neighbours.
         index: of a domain with validation targets.
-
-    Returns:
-        The shares, and that of the items alike if the language model were all else.
     """
     domain, catalog = run.dataset.domains[index], recommender.catalog
     own = run.validation_of(index)
@@ -106,7 +102,7 @@ def shares_in(run: Run, recommender: Recommender, listed: Neighbours, index: int
     alike_X = _masses(listed.likes, histories, numbers, ours_X)
     popular_X = listed.popularity[numbers]
     followed, near, popular, _ = mixture_shares([followed_X, alike_X, popular_X, ours_X]).tolist()
-    return Shares(followed, near, popular), float(mixture_shares([alike_X, ours_X])[0])
+    return Shares(followed, near, popular)
 
 
 def _likelihoods(

@@ -59,8 +59,6 @@ def train(config: TrainConfig, say: Callable[[str], None]) -> Manifest:
     out = Path(config.out)
     check_place(out)
     device = choose_device(config.device)
-    for optimizer in config.optimizers:
-        optimizer.check_device(device)
     join(device)
     if not is_first():
         say = silent

@@ -250,12 +250,6 @@ def test_a_tracker_that_is_not_known_or_not_installed_is_refused_with_what_to_do
             check_trackers(("wandb",))
 
 
-def test_float16_without_a_gpu_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="float16 needs a GPU, and this runs on cpu; set bfloat16 or float32"):
-        climb(tmp_path, Climb(), [0.1], precision="float16")
-    assert not list(tmp_path.iterdir())
-
-
 def test_bfloat16_products_train_float32_weights(tmp_path: Path) -> None:
     kinds: list[torch.dtype] = []
 
