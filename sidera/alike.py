@@ -19,6 +19,7 @@ from sidera.catalog import Catalog
 from sidera.disk_arrays import read_rows
 from sidera.errors import CatalogError
 from sidera.neighbours import GrownLists, Neighbours
+from sidera.unit_vectors import unit_rows
 
 Numbers = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
@@ -61,7 +62,9 @@ class Alike:
         for domain, added in rows.items():
             for begin in range(0, len(added), _JOIN_AT_ONCE):
                 numbers, vectors_MD = zip(*added[begin : begin + _JOIN_AT_ONCE], strict=True)
-                grown = grown._joined(catalog, domain, np.array(numbers, dtype=np.int64), _unit(np.stack(vectors_MD)))
+                grown = grown._joined(
+                    catalog, domain, np.array(numbers, dtype=np.int64), unit_rows(np.stack(vectors_MD))
+                )
         return grown
 
     def _joined(self, catalog: Catalog, domain: str, numbers_M: Numbers, unit_MD: Vectors) -> "Alike":
@@ -108,7 +111,7 @@ class Alike:
         number_A = number_A[number_A < len(self.stored_ND)]
         for begin in range(0, len(number_A), _ROWS):
             number_R = number_A[begin : begin + _ROWS]
-            yield number_R, _unit(read_rows(self.stored_ND, number_R))
+            yield number_R, unit_rows(read_rows(self.stored_ND, number_R))
         yield from self.joined_before.get(domain, ())
 
     def _weights(self, unit_MD: Vectors, unit_RD: Vectors) -> Vectors:
@@ -149,11 +152,3 @@ def _by_owner(entering: list[tuple[Numbers, Numbers, Vectors]]) -> Iterator[tupl
     owners, begins = np.unique(owner_X, return_index=True)
     for owner, begin, end in zip(owners.tolist(), begins, [*begins[1:], len(owner_X)], strict=True):
         yield owner, item_X[begin:end], weight_X[begin:end]
-
-
-def _unit(vectors_RD: npt.NDArray[np.floating]) -> Vectors:
-    """The vectors at length 1; those of zeros stay."""
-    rows_RD = np.asarray(vectors_RD, dtype=np.float32)
-    norm_R = np.linalg.norm(rows_RD, axis=1, keepdims=True)
-    unit_RD: Vectors = np.divide(rows_RD, norm_R, out=np.zeros_like(rows_RD), where=norm_R > 0)
-    return unit_RD

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sidera.unit_vectors import unit_rows
 from training.progress import track
 from training.split import Events, Part, Target
 
@@ -89,13 +90,13 @@ def _nearest(
     vectors_ID: npt.NDArray[np.floating], asked_C: npt.NDArray[np.int64], seen: Sequence[set[int]], places: int
 ) -> npt.NDArray[np.int64]:
     """The items nearest to those asked for, int64[C, K], -1 behind the last, without those seen; block by block."""
-    query_CD = _unit(vectors_ID[asked_C])
+    query_CD = unit_rows(vectors_ID[asked_C])
     of_C = np.repeat(np.arange(len(seen)), [len(own) for own in seen])
     seen_C = np.fromiter((item for own in seen for item in own), dtype=np.int64, count=len(of_C))
     item_CK = np.full((len(seen), places), -1)
     score_CK = np.full((len(seen), places), -np.inf, dtype=np.float32)
     for begin in range(0, len(vectors_ID), _BLOCK_ITEMS):
-        cosine_CB = query_CD @ _unit(vectors_ID[begin : begin + _BLOCK_ITEMS]).T
+        cosine_CB = query_CD @ unit_rows(vectors_ID[begin : begin + _BLOCK_ITEMS]).T
         here = (seen_C >= begin) & (seen_C < begin + cosine_CB.shape[1])
         cosine_CB[of_C[here], seen_C[here] - begin] = -np.inf
         # An item of an earlier block has a smaller number, so that it stays in front of one of the same cosine.
@@ -106,14 +107,6 @@ def _nearest(
             score_CK[row] = score[order_K]
             item_CK[row] = np.concatenate([item_CK[row], begin + block_K])[order_K]
     return item_CK
-
-
-def _unit(vectors_BD: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-    """Vectors of length 1 and of the same directions, float32[B, D]; zeros stay zeros."""
-    rows_BD = np.asarray(vectors_BD, dtype=np.float32)
-    norm_B = np.linalg.norm(rows_BD, axis=1, keepdims=True)
-    unit_BD: npt.NDArray[np.float32] = np.divide(rows_BD, norm_B, out=np.zeros_like(rows_BD), where=norm_B > 0)
-    return unit_BD
 
 
 def _largest(score_I: npt.NDArray[np.floating], places: int) -> npt.NDArray[np.int64]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from sidera.neighbours import NeighbourLists
+from sidera.unit_vectors import unit_rows
 from training.config import NeighboursConfig
 from training.progress import track
 from training.split import Events, Part
@@ -42,10 +43,8 @@ def similar_of(vectors_ID: npt.NDArray[np.floating], config: NeighboursConfig, l
     count, nearest = len(vectors_ID), min(config.nearest, len(vectors_ID) - 1)
     if nearest < 1:
         return sp.csr_matrix((count, count), dtype=np.float32)
-    unit_ID = np.asarray(vectors_ID, dtype=np.float32)
-    norm_I = np.linalg.norm(unit_ID, axis=1, keepdims=True)
-    unit_ID = np.divide(unit_ID, norm_I, out=np.zeros_like(unit_ID), where=norm_I > 0)
-    told_I = norm_I[:, 0] > 0
+    unit_ID = unit_rows(vectors_ID)
+    told_I = np.any(unit_ID, axis=1)
     item_IK = np.empty((count, nearest), dtype=np.int64)
     weight_IK = np.empty((count, nearest), dtype=np.float32)
     at_once = max(1, _SCORES_AT_ONCE // count)
