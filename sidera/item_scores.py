@@ -17,27 +17,6 @@ from sidera.user_router import Mixture
 
 
 @torch.no_grad()
-def item_log_mass(
-    model: LanguageModel,
-    tables: TrieTables,
-    prompts: Sequence[Sequence[int]],
-    leaves_B: Tensor,
-    adapters_B: Tensor | None = None,
-) -> Tensor:
-    """log P(leaf | prompt) under each distribution, each code normalised over its node's children.
-
-    Args:
-        prompts: the tokens of each history, ending in the target's domain token.
-        leaves_B: the leaf to score for each prompt. Shape: int64[B].
-        adapters_B: the adapter of each row's domain distribution; None: only the universal one. Shape: int64[B].
-
-    Returns:
-        float32[M, B].
-    """
-    return read_items(model, tables, prompts, leaves_B, adapters_B)[0]
-
-
-@torch.no_grad()
 def item_scores(
     model: LanguageModel, tables: TrieTables, prompts: Sequence[Sequence[int]], leaves_B: Tensor, mixture: Mixture
 ) -> Tensor:
@@ -56,7 +35,16 @@ def read_items(
     leaves_B: Tensor,
     adapters_B: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """What :func:`item_log_mass` gives, float32[M, B], and the hidden state at each prompt's end, float[M, B, D]."""
+    """log P(leaf | prompt) under each distribution, each code normalised over its node's children.
+
+    Args:
+        prompts: the tokens of each history, ending in the target's domain token.
+        leaves_B: the leaf to score for each prompt. Shape: int64[B].
+        adapters_B: the adapter of each row's domain distribution; None: only the universal one. Shape: int64[B].
+
+    Returns:
+        float32[M, B], and the hidden state at each prompt's end, float[M, B, D].
+    """
     vocabulary = model.vocabulary
     nodes_BL = tables.ancestors(leaves_B)
     lengths = [len(prompt) for prompt in prompts]

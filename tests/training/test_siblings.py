@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sidera.item_scores import item_log_mass
+from sidera.item_scores import read_items
 from sidera.language_model import LanguageModel
 from sidera.trie import build_trie, tables_of
 from sidera.vocabulary import Vocabulary
@@ -115,7 +115,7 @@ def test_the_losses_of_an_items_codes_sum_to_minus_its_log_probability_when_deco
     for domain, sids in enumerate(SIDS):
         for sid in sorted(sids):
             prompt = language_model.prompt(history, NAMES[domain])
-            expected = float(item_log_mass(language_model, tables, [prompt], torch.tensor([leaf])))
+            expected = float(read_items(language_model, tables, [prompt], torch.tensor([leaf]))[0])
             items = [*history, (NAMES[domain], sid)]
             batch = SequenceBatch(
                 torch.tensor([[VOCABULARY.item_tokens(name, codes) for name, codes in items]]),

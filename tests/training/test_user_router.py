@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sidera.item_scores import item_log_mass
+from sidera.item_scores import read_items
 from tests.sidera.worlds import Request, World, adapted_model, random_sids
 from training.config import RouterConfig
 from training.errors import StageError
@@ -157,7 +157,7 @@ def test_transitions_are_scored_as_each_prompt_is_alone_and_stay_in_order(tmp_pa
     found = score_transitions(world.model, world.tables, prompts, leaves, "books", "test")
     assert len(found) == 70
     for row in (0, 1, 23, 69):
-        log_mass_M1 = item_log_mass(
+        log_mass_M1, _ = read_items(
             world.model, world.tables, [prompts[row]], torch.tensor([leaves[row]]), torch.tensor([1])
         )
         torch.testing.assert_close(found.log_mass_MX[:, row], log_mass_M1[:, 0], atol=1e-4, rtol=0)
