@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.downstream_data import Ranks, TestPart, World, array_digest, events_digest, target_items
+from benchmarks.hardware import describe_hardware
 from sidera.assignment import assign_sids
 from sidera.catalog import CatalogItem, create_catalog
 from sidera.files import write_atomically
@@ -112,7 +114,8 @@ def tokenize_variant(world: World, settings: Mapping[str, Any], work: Path, say:
         tokenizer = load_tokenizer(made.folder / "tokenizer")
     seconds = json.loads((made.folder / "seconds.json").read_text())
     say(f"tokenizer: {'kept' if made.done else 'fitted'}, {tokenizer.method} of {tokenizer.codebook_sizes}")
-    assigned = {name: _sids(world, tokenizer, made, name) for name in world.parts}
+    evaluated = dict.fromkeys((*world.roles.trained, *world.parts))
+    assigned = {name: _sids(world, tokenizer, made, name) for name in evaluated}
     facts = {
         "method": tokenizer.method,
         "settings": dict(settings),
@@ -157,20 +160,23 @@ def score_variant(
     run = Run(config, world.dataset(names), world.events, folder, device, told)
     vocabulary = Vocabulary(tokenized.codebook_sizes, {name: row for row, name in enumerate(names)})
     sequences = training_sequences(world.events, [tokenized.sids[name] for name in names])
-    phase = Phase(sequences, vocabulary, names, language_model, seed)
     catalog = create_catalog(_items(world, tokenized.sids), tokenized.codebook_sizes)
+    tries = tuple(catalog.index(name).trie for name in names)
+    phase = Phase(sequences, vocabulary, names, language_model, seed, tries=tries)
     trained = universal_stage(run, phase, catalog, Stage(folder, _digest(inputs), done=True))
 
-    backbone = load_universal(trained.folder, device)
-    model = LanguageModel(backbone, vocabulary)
+    @cache
+    def recommender() -> Recommender:
+        return run.recommender(LanguageModel(load_universal(trained.folder, device), vocabulary), catalog)
+
     with stage(folder, "budget", {"upstream": trained.digest}) as budget:
         path = budget.folder / "budget.json"
         if not budget.done:
-            facts = {"seconds": watch.seconds, "weights": sum(weight.numel() for weight in backbone.parameters())}
+            weights = sum(weight.numel() for weight in recommender().model.backbone.parameters())
+            facts = {"seconds": watch.seconds, "weights": weights, "hardware": describe_hardware()}
             path.write_text(json.dumps(facts | _training_budget(phase)))
         facts = json.loads(path.read_text())
     facts |= json.loads((trained.folder / "training.json").read_text())
-    recommender = run.recommender(model, catalog)
     found = {
         name: _ranked(recommender, part, tokenized.sids, trained.digest, folder, say)
         for name, part in world.parts.items()
@@ -217,7 +223,7 @@ def _training_budget(phase: Phase) -> dict[str, int]:
 
 
 def _ranked(
-    recommender: Recommender, part: TestPart, sids: Sids, model: str, folder: Path, say: Say
+    recommender: Callable[[], Recommender], part: TestPart, sids: Sids, model: str, folder: Path, say: Say
 ) -> tuple[Ranks, dict[str, Any]]:
     """The ranks of one domain's targets, and their metrics; kept on disk."""
     inputs = {"model": model, "part": part.digest, "sids": array_digest(sids[part.name])}
@@ -225,7 +231,7 @@ def _ranked(
         path = ranked.folder / "ranks.json"
         if not ranked.done:
             begun = time.monotonic()
-            answers = recommend_for(recommender, part.domains, part.targets, f"{part.name}: test")
+            answers = recommend_for(recommender(), part.domains, part.targets, f"{part.name}: test")
             item_T = target_items(part)
             metrics = ranking_metrics(answers.top_NK, item_T, len(part.domains[part.domain].item_ids)).as_dict()
             metrics |= {"exact": answers.exact, "seconds": time.monotonic() - begun}

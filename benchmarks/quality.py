@@ -83,6 +83,7 @@ def main(
     batch_tokens: Annotated[int | None, typer.Option(help="Tokens of a training batch, of both phases.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of phase 1; without a config 0.003.")] = None,
     dropout: Annotated[float | None, typer.Option(help="Of the language model.")] = None,
+    targets: Annotated[int | None, typer.Option(help="Test targets of each domain; 0: all.")] = None,
     max_history: Annotated[int | None, typer.Option(help="Items of a history that are read.")] = None,
     method: Annotated[str | None, typer.Option(help="Of the tokenizer, with that method's own defaults.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of every draw.")] = None,
@@ -111,6 +112,7 @@ def main(
             "threads": threads,
             "device": device,
             "seed": seed,
+            "test_targets": targets,
             "tokenizer": {"method": method},
             "language_model": {
                 "backbone": backbone,
@@ -183,10 +185,12 @@ def unseen_report(run: QualityRun, domain: str) -> dict[str, Any]:
     """The report of a domain that the bundle does not hold, and what the evaluation notes of it; kept on disk."""
     data = Path(run.config.data)
     inputs = {"bundle": run.manifest.bundle_version, "data": read_dataset(data, [domain]).digest}
+    inputs["targets"] = str(run.config.test_targets)
     with stage(run.home / "unseen", domain, inputs) as made:
         path = made.folder / "report.json"
         if not made.done:
-            found = evaluate_bundle(run.bundle, data, run.config.device, [domain], new=True)
+            most = run.config.test_targets
+            found = evaluate_bundle(run.bundle, data, run.config.device, [domain], new=True, most=most)
             path.write_text(json.dumps({"report": found.report, "notes": list(found.notes)}, indent=1))
         told: dict[str, Any] = json.loads(path.read_text())
     return told

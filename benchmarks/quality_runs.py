@@ -120,7 +120,8 @@ def language_model_report(run: QualityRun) -> dict[str, Any]:
             served = load_bundle(run.bundle, run.config.device).recommender
             vectors = _vectors(run.bundle, served, dataset)
             alone = without_neighbours(served)
-            report = evaluate(alone, dataset.domains, split_events(dataset), vectors, Part.TEST, run.config.seed)
+            config, events = run.config, split_events(dataset)
+            report = evaluate(alone, dataset.domains, events, vectors, Part.TEST, config.seed, config.test_targets)
             path.write_text(json.dumps(report, indent=1))
         told: dict[str, Any] = json.loads(path.read_text())
     return told

@@ -84,7 +84,7 @@ def main(
     """Compare tokenizers by what a language model makes of their SIDs."""
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
-        trained = _names(domains)
+        trained = listed_names(domains)
         language_model = LanguageModelConfig(
             universal=OptimizerConfig(
                 epochs=1 if quick else epochs,
@@ -97,9 +97,9 @@ def main(
             beam_width=beam_width,
             validation_targets=8 if quick else validation_targets,
         )
-        chosen = read_variants(variants, _names(methods))
+        chosen = read_variants(variants, listed_names(methods))
         plan = Plan(
-            roles=Domains(trained, _names(unseen), _names(fit_domains) or trained),
+            roles=Domains(trained, listed_names(unseen), listed_names(fit_domains) or trained),
             variants={name: _quick(settings) for name, settings in chosen.items()} if quick else chosen,
             reference=reference,
             language_model=language_model,
@@ -210,13 +210,13 @@ def _quick(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**settings, **{name: value for name, value in _QUICK_EPOCHS.items() if name in known}}
 
 
-def _names(listed: str) -> tuple[str, ...]:
+def listed_names(listed: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.strip() for name in listed.split(",") if name.strip()))
 
 
 def _seeds(listed: str) -> tuple[int, ...]:
     try:
-        seeds = tuple(int(seed) for seed in _names(listed))
+        seeds = tuple(int(seed) for seed in listed_names(listed))
     except ValueError:
         seeds = ()
     if not seeds or min(seeds) < 0:

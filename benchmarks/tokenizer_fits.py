@@ -18,8 +18,10 @@ from training.tokenizers.common import TokenizerConfig
 
 PRESET = "cpu"
 """The sizes that are fitted."""
-UNCALIBRATED = "uncalibrated"
-"""The variant of a method with a calibration loss that goes without it."""
+CALIBRATED = "calibrated"
+"""The variant of a method that has a calibration loss, and does not use it unless asked."""
+
+_CALIBRATION = {"calibration_weight": 100.0}
 REFERENCE = "rqvae"
 """What errors are compared with."""
 
@@ -136,7 +138,7 @@ def calibrated(method: str) -> bool:
 def calibration_plans(method: str, seeds: Sequence[int]) -> Iterator[tuple[Plan, Plan]]:
     """With calibration and without, of each seed."""
     for seed in seeds:
-        yield Plan(method, seed), Plan(method, seed, UNCALIBRATED, {"calibration_weight": 0.0})
+        yield Plan(method, seed, CALIBRATED, _CALIBRATION), Plan(method, seed)
 
 
 def reference_plan(levels: int, seed: int) -> Plan:

@@ -276,7 +276,11 @@ class _Addition:
                 part_E = np.where(others_E, Part.CONTEXT, run.events.part_E).astype(np.int8)
                 vectors = [vectors_ID] * len(run.names)  # only the new domain's are read: the others have no targets
                 events = replace(run.events, part_E=part_E)
-                report = evaluate(recommender, run.dataset.domains, events, vectors, Part.TEST, run.config.seed)
+                settings = run.config
+                domains = run.dataset.domains
+                report = evaluate(
+                    recommender, domains, events, vectors, Part.TEST, settings.seed, settings.test_targets
+                )
                 path.write_text(json.dumps(report, indent=1))
             return json.loads(path.read_text()), made
 

@@ -40,13 +40,19 @@ class Evaluated:
 
 
 def evaluate_bundle(
-    path: Path, data: Path, device: str = "auto", domains: Sequence[str] | None = None, new: bool = False
+    path: Path,
+    data: Path,
+    device: str = "auto",
+    domains: Sequence[str] | None = None,
+    new: bool = False,
+    most: int = 0,
 ) -> Evaluated:
     """Score a bundle's recommender on the test events of a data folder.
 
     Args:
         domains: only these of ``data``; None: those that the bundle holds, with ``new`` all.
         new: domains and items that the bundle does not hold get SIDs from its tokenizer first.
+        most: test targets of a domain; 0: all.
 
     Raises:
         BundleError: the bundle cannot be read.
@@ -81,7 +87,7 @@ def evaluate_bundle(
         )
     events = split_events(dataset)
     seed = int(loaded.manifest.config["seed"])
-    report = evaluate(loaded.recommender, dataset.domains, events, vectors, Part.TEST, seed)
+    report = evaluate(loaded.recommender, dataset.domains, events, vectors, Part.TEST, seed, most)
     return Evaluated(report, tuple(notes))
 
 

@@ -136,6 +136,7 @@ def evaluate(
     data: Annotated[Path, typer.Option(help="Holds one folder a domain.")],
     domains: Annotated[str | None, typer.Option(help="Only these, as A,B; without: those that it holds.")] = None,
     new: Annotated[bool, typer.Option("--new", help="Give domains and items that it lacks SIDs first.")] = False,
+    targets: Annotated[int, typer.Option(min=0, help="Test targets of a domain, drawn alike each time; 0: all.")] = 0,
     slices: Annotated[bool, typer.Option("--slices", help="Show cold users, short and long histories too.")] = False,
     json: Annotated[Path | None, typer.Option(dir_okay=False, help="Write the report here too.")] = None,
 ) -> None:
@@ -144,7 +145,7 @@ def evaluate(
 
     if json is not None:
         json.parent.mkdir(parents=True, exist_ok=True)
-    evaluated = evaluate_bundle(bundle, data, domains=_names(domains), new=new)
+    evaluated = evaluate_bundle(bundle, data, domains=_names(domains), new=new, most=targets)
     console = _console()
     _print_report(console, evaluated.report)
     if slices:

@@ -69,7 +69,7 @@ class OptimizerConfig:
     epochs: int
     learning_rate: float
     batch_tokens: int = 8192
-    weight_decay: float = 0.01
+    weight_decay: float = 0.1
     warmup_share: float = 0.05
     clip_norm: float = 1.0
     patience: int = 3
@@ -217,8 +217,8 @@ class LanguageModelConfig:
     beam_width: int = 20
     any_domain_probability: float = 0.1
     dropout: float = 0.1
-    loss: Literal["codebook", "children"] = "codebook"
-    label_smoothing: float = 0.0
+    loss: Literal["codebook", "children"] = "children"
+    label_smoothing: float = 0.1
     text_alignment: TextAlignmentConfig | None = None
     validation_targets: int = 500
     experts: ExpertsConfig | None = None
@@ -304,6 +304,7 @@ class TrainConfig:
         min_interactions: users with fewer events in a domain are left out of it.
         tokenizer: ``method``, and that method's own settings.
         threads: CPU threads, 0 for all cores.
+        test_targets: of each domain, that the report is over; 0 for all.
         neighbours: what is mixed with the language model: items that followed, items alike, popular ones.
         trackers: where the curves of the training go: ``tensorboard``, ``wandb``, ``mlflow``, ...; none: ``[]``.
     """
@@ -321,10 +322,11 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 0
     neighbours: NeighboursConfig = NeighboursConfig()
+    test_targets: int = 0
     trackers: tuple[str, ...] = ("tensorboard",)
 
     def __post_init__(self) -> None:
-        _not_negative(self, "min_interactions", "seed", "threads")
+        _not_negative(self, "min_interactions", "seed", "threads", "test_targets")
         check_trackers(self.trackers)
         read_config(self.tokenizer)
 

@@ -33,6 +33,7 @@ from training.split import Events, Part, Target, targets
 PLACES = 10
 MODEL = "sidera"
 _QUERIES_AT_ONCE = 32
+_QUERIES_AT_ONCE_ON_GPU = 256
 
 Top = npt.NDArray[np.int32]
 
@@ -59,8 +60,9 @@ def recommend_for(
     exact = 0
     by_length = sorted(range(len(asked)), key=lambda row: len(asked[row].history))
     with track(label, len(asked)) as advance:
-        for begin in range(0, len(asked), _QUERIES_AT_ONCE):
-            rows = by_length[begin : begin + _QUERIES_AT_ONCE]
+        at_once = _QUERIES_AT_ONCE if recommender.model.device.type == "cpu" else _QUERIES_AT_ONCE_ON_GPU
+        for begin in range(0, len(asked), at_once):
+            rows = by_length[begin : begin + at_once]
             queries = [query_of(asked[row], domains) for row in rows]
             for row, answer in zip(rows, recommender.recommend(queries), strict=True):
                 own = numbers[asked[row].domain]
@@ -87,6 +89,14 @@ def mean_scores(
     return {name: float(values.mean()) for name, values in figures.items()}
 
 
+def drawn_targets(every: Sequence[Target], most: int, seed: Sequence[int]) -> list[Target]:
+    """At most so many of the targets, in their order; 0: all."""
+    if not most or len(every) <= most:
+        return list(every)
+    rows = np.random.default_rng(list(seed)).permutation(len(every))[:most]
+    return [every[row] for row in sorted(rows.tolist())]
+
+
 def evaluate(
     recommender: Recommender,
     domains: Sequence[DomainData],
@@ -94,11 +104,13 @@ def evaluate(
     vectors: Sequence[npt.NDArray[np.float32]],
     part: Part = Part.TEST,
     seed: int = 0,
+    most: int = 0,
 ) -> dict[str, Any]:
-    """Rank every target of a part, by the model and by the floors.
+    """Rank the targets of a part, by the model and by the floors.
 
     Args:
         vectors: the item vectors of each domain, for content-kNN. Shape of each: float32[I, D].
+        most: targets of a domain, drawn by ``seed``, the same ones whatever is scored; 0: all.
 
     Returns:
         The report as JSON: ``domains`` by name and ``pooled``, each with the metrics of every ranker and the paired
@@ -114,6 +126,7 @@ def evaluate(
     of_domain: dict[int, list[Target]] = {number: [] for number in range(len(domains))}
     for target in asked:
         of_domain[target.domain].append(target)
+    of_domain = {number: drawn_targets(own, most, (seed, number)) for number, own in of_domain.items()}
     reports: dict[str, Any] = {}
     pool: dict[str, list[npt.NDArray[np.int64]]] = {}
     users: list[int] = []

@@ -137,13 +137,14 @@ def _run_stages(run: Run, out: Path) -> Manifest:
     model = LanguageModel(backbone, vocabulary, used, mixture.gammas, mixture.loaded_router())
     neighbours, listed = neighbour_stage(run, model, catalog, vectors, mixture.stage)
 
-    with stage(run.work, "evaluation", {"upstream": listed.digest}) as evaluated:
+    most = run.config.test_targets
+    with stage(run.work, "evaluation", {"upstream": listed.digest, "test_targets": most}) as evaluated:
         path = evaluated.folder / "metrics.json"
         if not evaluated.done:
             known = None if neighbours is None else load_neighbours(neighbours)
             recommender = run.recommender(model, catalog, known)
             ordered = [vectors[name] for name in run.names]
-            report = evaluate(recommender, domains, events, ordered, Part.TEST, run.config.seed)
+            report = evaluate(recommender, domains, events, ordered, Part.TEST, run.config.seed, most)
             path.write_text(json.dumps(report, indent=1))
         metrics = json.loads(path.read_text())
     trained = Trained(

@@ -6,15 +6,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sidera.catalog import Catalog
 from sidera.language_model import LanguageModel
 from sidera.neighbours import Neighbours
 from sidera.recommender import Recommender
 from training.config import TrainConfig
 from training.data import Dataset
-from training.evaluation import query_of
+from training.evaluation import drawn_targets, query_of
 from training.pretrained import FoundBackbone
 from training.split import Events, Part, Target, targets
 from training.trackers import Tracking
@@ -53,8 +51,7 @@ class Run:
         chosen: list[Target] = []
         for domain in range(len(self.names)):
             own = [target for target in every if target.domain == domain]
-            rows = np.random.default_rng([self.config.seed, domain]).permutation(len(own))
-            chosen += [own[row] for row in sorted(rows[: self.config.language_model.validation_targets].tolist())]
+            chosen += drawn_targets(own, self.config.language_model.validation_targets, (self.config.seed, domain))
         return tuple(chosen)
 
     def validation_of(self, domain: int) -> tuple[Target, ...]:

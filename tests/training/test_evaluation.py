@@ -5,10 +5,12 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 
 from sidera.recommender import Query, Recommendation, RecommendedItem, Recommender
 from tests import tiny
@@ -23,6 +25,7 @@ class Stub:
 
     def __init__(self, rule: Any) -> None:
         self.rule = rule
+        self.model = SimpleNamespace(device=torch.device("cpu"))
         self.batches: list[int] = []
 
     def recommend(self, queries: Sequence[Query]) -> list[Recommendation]:
@@ -238,3 +241,15 @@ def test_a_slices_floors_are_those_of_its_own_targets(dataset: Dataset) -> None:
     for part in whole:
         for floor, figures in part["slices"]["several"]["floors"].items():
             assert figures["ndcg@10"] == pytest.approx(part["rankers"][floor]["ndcg@10"])
+
+
+def test_some_targets_are_drawn_alike_whatever_is_scored_and_all_are_none_too_many(dataset: Dataset) -> None:
+    events, vectors = split_events(dataset), vectors_of(dataset)
+    right = evaluate(stub(perfect), dataset.domains, events, vectors, Part.TEST, most=3)
+    wrong = evaluate(stub(lambda query: []), dataset.domains, events, vectors, Part.TEST, most=3)
+    assert right["pooled"]["targets"] == 3 * len(dataset.domains)
+    for domain in right["domains"]:
+        floors = [report["domains"][domain]["rankers"]["bigram"] for report in (right, wrong)]
+        assert floors[0] == floors[1]
+    whole = evaluate(stub(perfect), dataset.domains, events, vectors)
+    assert evaluate(stub(perfect), dataset.domains, events, vectors, Part.TEST, most=10_000) == whole

@@ -115,7 +115,10 @@ def test_the_loss_reaches_every_weight_and_no_later_item_changes_an_earlier_ones
 def phase(rank: int = 4) -> Phase:
     optimizer = OptimizerConfig(epochs=2, learning_rate=0.05, batch_tokens=64)
     config = LanguageModelConfig(
-        universal=optimizer, max_history=8, domain=AdapterConfig(rank=rank, alpha=8, optimizer=optimizer)
+        universal=optimizer,
+        max_history=8,
+        loss="codebook",
+        domain=AdapterConfig(rank=rank, alpha=8, optimizer=optimizer),
     )
     return Phase(sequences(), VOCABULARY, NAMES, config, seed=1)
 

@@ -38,6 +38,7 @@ def phase(**changes: Any) -> Phase:
         "universal": OPTIMIZER,
         "backbone": "a folder",
         "max_history": 8,
+        "loss": "codebook",
         "experts": EXPERTS,
         "domain": AdapterConfig(rank=2, alpha=4, optimizer=OPTIMIZER),
     }

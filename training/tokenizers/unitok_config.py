@@ -38,7 +38,7 @@ class UniTokConfig(AutoencoderConfig):
         expert_id: how a SID names its expert: ``merged`` makes the first code expert * V + code, ``first`` and ``last``
             add a level with one code for each expert.
         quantisation_weight: lambda_RQ of the paper.
-        calibration_weight: lambda_MI; the paper has 0.03, for ``hsic``.
+        calibration_weight: lambda_MI, 0 for no calibration; the paper has 0.03, for ``hsic``, and 100 moves ``cka``.
         calibration_beta: what the mean over domains weighs beside the variance; the paper has 1.
         calibration_measure: ``hsic`` as in the paper, or ``cka``, its normalised form. Of vectors with hundreds of
             dimensions HSIC is a few thousandths, and so is its gradient beside those of the other losses.
@@ -53,7 +53,7 @@ class UniTokConfig(AutoencoderConfig):
     shared_levels: int | None = None
     expert_id: ExpertId = "merged"
     quantisation_weight: float = 1.0
-    calibration_weight: float = 100.0
+    calibration_weight: float = 0.0
     calibration_beta: float = 0.02
     calibration_measure: Literal["hsic", "cka"] = "cka"
     calibration_items: int = 64
