@@ -91,6 +91,7 @@ def main(
     minutes: Annotated[float, typer.Option(help="Of training for each domain, all settings together.")] = 120.0,
     tune: Annotated[bool, typer.Option(help="Try other settings; without: one training with the defaults.")] = True,
     threads: Annotated[int, typer.Option(min=1, help="Processor threads.")] = 1,
+    device: Annotated[str, typer.Option(help="Where it computes: cpu or cuda.")] = "cpu",
     work: Annotated[Path | None, typer.Option(help="Keeps every training; default: beside --out.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The same on nearly nothing: whether it runs.")] = False,
 ) -> None:
@@ -112,7 +113,7 @@ def main(
                 console.print(f"{name}: {sentence}", markup=False)
 
             start, grid = (QUICK, GRID[:1]) if quick else (START, GRID)
-            baseline = train_baseline(own, folder / name, start, grid if tune else (), minutes * 60, say)
+            baseline = train_baseline(own, folder / name, start, grid if tune else (), minutes * 60, say, device)
             figures |= _figures(own, baseline)
             told[name] = {
                 "chosen": asdict(baseline.fits[baseline.chosen].config),
@@ -154,6 +155,7 @@ def train_baseline(
     grid: Sequence[tuple[str, Sequence[Any]]],
     seconds: float,
     say: Say,
+    device: str = "cpu",
 ) -> Baseline:
     """Tune on validation, one setting after the other, then rank the test targets once.
 
@@ -163,7 +165,7 @@ def train_baseline(
         seconds: of training in all; a training that has begun when they are over ends with its epoch, those after it
             are left out.
     """
-    fits = [_fitted(own, folder, start, seconds, say)]
+    fits = [_fitted(own, folder, start, seconds, say, device)]
     chosen = 0
     for setting, values in grid:
         base = fits[chosen].config
@@ -172,10 +174,10 @@ def train_baseline(
             if left <= 0:
                 say(f"{setting} {value} is not tried, since the time is over")
                 continue
-            fits.append(_fitted(own, folder, replace(base, **{setting: value}), left, say))
+            fits.append(_fitted(own, folder, replace(base, **{setting: value}), left, say, device))
             if fits[-1].score > fits[chosen].score:
                 chosen = len(fits) - 1
-    model = SasRec(len(own.item_ids), fits[chosen].config)
+    model = SasRec(len(own.item_ids), fits[chosen].config).to(device)
     model.load_state_dict(load_file(_folder(own, folder, fits[chosen].config) / "model.safetensors"))
     top_NK = model.top([_items(target) for target in own.test], PLACES, f"{own.name}: test")
     item_N = np.array([target.item for target in own.test])
@@ -184,7 +186,7 @@ def train_baseline(
     return Baseline(tuple(fits), chosen, top_NK, metrics)
 
 
-def _fitted(own: OwnDomain, folder: Path, config: SasRecConfig, seconds: float, say: Say) -> Fit:
+def _fitted(own: OwnDomain, folder: Path, config: SasRecConfig, seconds: float, say: Say, device: str) -> Fit:
     """One training, or what is kept of it."""
     home = _folder(own, folder, config)
     home.mkdir(parents=True, exist_ok=True)
@@ -192,7 +194,7 @@ def _fitted(own: OwnDomain, folder: Path, config: SasRecConfig, seconds: float, 
     fitted = Fit.from_dict(json.loads(path.read_text())) if path.exists() else None
     if fitted is None or not (fitted.over or fitted.seconds >= seconds):
         torch.manual_seed(0)
-        model = SasRec(len(own.item_ids), config)
+        model = SasRec(len(own.item_ids), config).to(device)
         histories = [_items(target) for target in own.validation]
         item_N = np.array([target.item for target in own.validation])
 

@@ -101,9 +101,14 @@ class SasRec(nn.Module):
         """The hidden state behind each item of sequences padded on the right, float32[B, T, D]."""
         length = items_BT.shape[1]
         hidden_BTD = self.norm(self.item(items_BT) + self.position.weight[:length])
-        mask_TT = nn.Transformer.generate_square_subsequent_mask(length)
+        mask_TT = nn.Transformer.generate_square_subsequent_mask(length, device=items_BT.device)
         states_BTD: Tensor = self.blocks(self.dropout(hidden_BTD), mask=mask_TT, is_causal=True)
         return states_BTD
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.item.weight.device
 
     @property
     def table_ID(self) -> Tensor:  # noqa: N802
@@ -124,7 +129,8 @@ class SasRec(nn.Module):
                 rows = order[begin : begin + _ROWS_AT_ONCE]
                 own = [histories[row][-self.max_length :] or [self.num_items] for row in rows]
                 last_B = torch.tensor([len(items) - 1 for items in own])
-                hidden_BD = self(_padded(own, self.num_items))[torch.arange(len(own)), last_B]
+                items_BT = _padded(own, self.num_items).to(self.device)
+                hidden_BD = self(items_BT)[torch.arange(len(own)), last_B]
                 score_BI = hidden_BD @ self.table_ID.T
                 seen = [(place, item) for place, row in enumerate(rows) for item in histories[row]]
                 if seen:
@@ -132,7 +138,7 @@ class SasRec(nn.Module):
                     score_BI[place_X, item_X] = -math.inf
                 best = score_BI.topk(min(places, self.num_items), dim=1)
                 found_BK = torch.where(best.values > -math.inf, best.indices, -1)
-                top_NK[rows, : found_BK.shape[1]] = found_BK.numpy()
+                top_NK[rows, : found_BK.shape[1]] = found_BK.cpu().numpy()
                 advance(len(rows))
         return top_NK
 
@@ -145,8 +151,9 @@ class FullCrossEntropy(torch.autograd.Function):
         grad_hidden_ND = torch.empty_like(hidden_ND)
         grad_table_ID = torch.zeros_like(table_ID)
         total = hidden_ND.new_zeros(())
-        for begin in range(0, len(target_N), _SOFTMAX_ROWS):
-            rows = slice(begin, begin + _SOFTMAX_ROWS)
+        at_once = _SOFTMAX_ROWS if hidden_ND.device.type == "cpu" else len(target_N)
+        for begin in range(0, len(target_N), at_once):
+            rows = slice(begin, begin + at_once)
             hidden_RD, target_R1 = hidden_ND[rows], target_N[rows, None]
             score_RI = hidden_RD @ table_ID.T
             score_RI -= score_RI.amax(dim=1, keepdim=True)
@@ -234,7 +241,7 @@ def fit(
     best: dict[str, Tensor] = {}
     spent = 0.0
     if path.exists():
-        kept = torch.load(path, weights_only=True)
+        kept = torch.load(path, weights_only=True, map_location=model.device)
         model.load_state_dict(kept["model"])
         optimizer.load_state_dict(kept["optimizer"])
         losses, scores, best, spent = kept["losses"], kept["scores"], kept["best"], kept["seconds"]
@@ -302,7 +309,7 @@ def _epoch(
     total, count = 0.0, 0
     with track(f"SASRec: epoch {epoch + 1}", len(batches)) as advance:
         for batch in batches:
-            items_BX = _padded([window.tolist() for window in batch], model.num_items)
+            items_BX = _padded([window.tolist() for window in batch], model.num_items).to(model.device)
             target_BT = items_BX[:, 1:]
             real_BT = target_BT != model.num_items
             hidden_ND = model(items_BX[:, :-1])[real_BT]
