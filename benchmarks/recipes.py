@@ -20,7 +20,7 @@ from benchmarks.downstream_data import Domains, World, read_world
 from benchmarks.downstream_figures import cost_figures, validation_figures
 from benchmarks.downstream_runs import Say, score_variant, tokenize_variant
 from benchmarks.harness import report
-from benchmarks.tokenizer_downstream import listed_names
+from benchmarks.tokenizer_downstream import labelled, listed_names
 from sidera.embedding import DEFAULT_ENCODER, EncoderSpec
 from sidera.errors import SideraError
 from training.config import LanguageModelConfig
@@ -77,9 +77,7 @@ def compare(
     tokenized = tokenize_variant(world, tokenizer, home, say)
     facts = {}
     for name, recipe in recipes.items():
-        scored = score_variant(
-            world, tokenized, tokenizer, recipe, seed, home, device, lambda told, name=name: say(f"[{name}] {told}")
-        )
+        scored = score_variant(world, tokenized, tokenizer, recipe, seed, home, device, labelled(say, name))
         facts[name] = {"tokenizer": tokenized.facts, "settings": _told(recipe), "models": {str(seed): scored.facts}}
     return facts
 

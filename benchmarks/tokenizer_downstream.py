@@ -140,10 +140,10 @@ def compare(plan: Plan, data: Path, work: Path, out: Path, say: Callable[[str], 
     facts: dict[str, dict[str, Any]] = {}
     ranks: dict[str, dict[str, list[Any]]] = {name: {} for name in world.parts}
     for variant, settings in plan.variants.items():
-        tokenized = tokenize_variant(world, settings, work, _labelled(say, variant))
+        tokenized = tokenize_variant(world, settings, work, labelled(say, variant))
         facts[variant] = {"tokenizer": tokenized.facts, "models": {}}
         for seed in plan.seeds:
-            label = _labelled(say, f"{variant}, seed {seed}")
+            label = labelled(say, f"{variant}, seed {seed}")
             scored = score_variant(world, tokenized, settings, plan.language_model, seed, work, plan.device, label)
             facts[variant]["models"][str(seed)] = scored.facts
             for name, rank_T in scored.ranks.items():
@@ -224,7 +224,7 @@ def _seeds(listed: str) -> tuple[int, ...]:
     return seeds
 
 
-def _labelled(say: Callable[[str], None], label: str) -> Callable[[str], None]:
+def labelled(say: Callable[[str], None], label: str) -> Callable[[str], None]:
     return lambda told: say(f"[{label}] {told}")
 
 

@@ -99,6 +99,8 @@ def _child(task: dict[str, Any]) -> dict[str, int]:
         backbone=task["backbone"],
         max_history=20,
         experts=ExpertsConfig(rank=task["expert_rank"], alpha=2 * task["expert_rank"]),
+        loss="codebook",
+        label_smoothing=0.0,
         domain=AdapterConfig(optimizer=optimizer),
     )
     phase = Phase(walks, vocabulary, (DOMAIN,), config, seed=0)

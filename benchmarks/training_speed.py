@@ -66,6 +66,8 @@ def _train_ours(
         backbone="a pretrained one",
         max_history=longest,
         dropout=0.0,
+        loss="codebook",
+        label_smoothing=0.0,
         any_domain_probability=0.0,
         domain=AdapterConfig(rank=RANK, alpha=ALPHA, dropout=DROPOUT, optimizer=optimizer),
     )

@@ -26,7 +26,9 @@ from sidera import __version__
 
 
 def _load(settings: Settings) -> Model:
-    return load_model(settings.bundle, settings.device)
+    return load_model(
+        settings.bundle, settings.device, settings.weights, settings.history_cache_bytes, settings.threads
+    )
 
 
 def _ignore(failure: str | None) -> None:

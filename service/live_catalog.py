@@ -302,6 +302,8 @@ class LiveCatalog:
         others_ML = np.array(list(others), dtype=np.int32).reshape(-1, levels)
         if domain not in catalog.domains:
             return others_ML
+        if not len(others_ML):  # in SID order already: sorting millions would take seconds
+            return catalog.sids(domain)
         return np.unique(np.concatenate([catalog.sids(domain), others_ML]), axis=0)
 
     def _place_beside(

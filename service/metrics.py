@@ -3,13 +3,16 @@
 Routes appear by their template, unknown ones as ``unmatched``; no item, user or request id is ever a label.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 from structlog.typing import FilteringBoundLogger
 
 from sidera.catalog import Catalog
+from sidera.history_cache import HistoryCache
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _COUNTS = (0, 1, 2, 5, 10, 20, 50, 100)
@@ -105,6 +108,10 @@ class Metrics:
         """Read the length of a queue whenever metrics are read."""
         self._queue_length.labels(engine).set_function(length)
 
+    def watch_history_cache(self, cache: HistoryCache) -> None:
+        """Read what a history cache counts whenever metrics are read."""
+        self.registry.register(_HistoryCacheCollector(cache))
+
     def observer(self, engine: str, log: FilteringBoundLogger) -> "MetricsObserver":
         """What an engine reports to."""
         return MetricsObserver(
@@ -115,6 +122,21 @@ class Metrics:
             self._compute_seconds.labels(engine),
             self._dropped,
         )
+
+
+class _HistoryCacheCollector(Collector):
+    """What a history cache counted so far; it goes on counting in its own thread."""
+
+    def __init__(self, cache: HistoryCache) -> None:
+        self._cache = cache
+
+    def collect(self) -> Iterator[Metric]:
+        cache, name = self._cache, "sidera_history_cache"
+        yield CounterMetricFamily(f"{name}_hits", "Histories of which something was kept.", cache.hits)
+        yield CounterMetricFamily(f"{name}_misses", "Histories of which nothing was kept.", cache.misses)
+        yield CounterMetricFamily(f"{name}_reused_items", "Items that were not read again.", cache.reused_items)
+        yield CounterMetricFamily(f"{name}_evictions", "Items that had to go, once a part.", cache.evictions)
+        yield GaugeMetricFamily(f"{name}_bytes", "Bytes that are kept.", cache.num_bytes)
 
 
 class MetricsObserver:

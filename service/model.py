@@ -12,13 +12,16 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from service.errors import StartError
 from sidera.catalog import Catalog
 from sidera.errors import SideraError
+from sidera.history_cache import HistoryCache
 from sidera.loading import LoadedBundle, load_bundle
 from sidera.recommender import Query, Recommendation
 from sidera.tokenizers import tokenizer_digest
+from sidera.weight_formats import WeightFormat
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,10 @@ class Model(Protocol):
     @property
     def samples(self) -> Sequence[object]:
         """Bodies of /recommend to warm up with; may be empty."""
+
+    @property
+    def history_cache(self) -> HistoryCache | None:
+        """What is kept of histories; None where nothing is."""
 
     def recommend(self, queries: Sequence[Query]) -> list[Recommendation]:
         """Answer queries, in order."""
@@ -89,6 +96,10 @@ class BundleModel:
     def catalog(self) -> Catalog:
         return self._recommender.catalog
 
+    @property
+    def history_cache(self) -> HistoryCache | None:
+        return self._recommender.model.history_cache
+
     def recommend(self, queries: Sequence[Query]) -> list[Recommendation]:
         return self._recommender.recommend(queries)
 
@@ -117,13 +128,22 @@ class BundleModel:
         return sids_NL, moved_N
 
 
-def load_model(bundle: Path, device: str) -> Model:
+def load_model(
+    bundle: Path, device: str, weights: WeightFormat = "saved", history_cache_bytes: int = 0, threads: int = 0
+) -> Model:
     """Verify and load a bundle, its text encoder included.
+
+    Args:
+        weights: how those of the language model lie in memory.
+        history_cache_bytes: how much is kept of histories; 0 keeps nothing.
+        threads: of one computation on the CPU, in threads that begin to compute after this; 0 is PyTorch's own choice.
 
     Raises:
         StartError: the bundle cannot be served; the message says why.
     """
+    if threads:
+        torch.set_num_threads(threads)
     try:
-        return BundleModel(load_bundle(bundle, device))
+        return BundleModel(load_bundle(bundle, device, weights, history_cache_bytes))
     except SideraError as error:
         raise StartError(f"the bundle cannot be served: {error}") from error

@@ -152,6 +152,8 @@ class Runtime:
         catalog.restore()
         self._warm_up(model, catalog, recommender)
         self._metrics.bundle_loaded(model.description.bundle_version)
+        if model.history_cache is not None:
+            self._metrics.watch_history_cache(model.history_cache)
         self._metrics.catalog_swapped(catalog.catalog)
         return Running(model.description, catalog, recommender, tokenizer)
 

@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from sidera.weight_formats import WeightFormat
+
 MAX_NUM_RESULTS = 100
 """The most items that one request may ask for; part of the API, so no setting raises it."""
 
@@ -25,6 +27,15 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    threads: int = Field(
+        1, ge=0, description="CPU threads of one computation; more only on cores that nothing else uses; 0: all cores"
+    )
+    weights: WeightFormat = Field(
+        "saved", description="the language model's weights in memory: saved, float32, bfloat16, or int8 on a CPU"
+    )
+    history_cache_bytes: int = Field(
+        256 * 1024 * 1024, ge=0, description="memory for histories of returning users, on the device; 0 keeps none"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(

@@ -107,8 +107,8 @@ class Alike:
 
     def _before(self, catalog: Catalog, domain: str) -> Iterator[tuple[Numbers, Vectors]]:
         """Numbers and unit vectors of a domain's items that were there before, in parts."""
-        number_A = np.sort(catalog.index(domain).number_of_leaf)
-        number_A = number_A[number_A < len(self.stored_ND)]
+        number_A = catalog.bundle_numbers(domain)
+        number_A = number_A[catalog.from_bundle(number_A)]
         for begin in range(0, len(number_A), _ROWS):
             number_R = number_A[begin : begin + _ROWS]
             yield number_R, unit_rows(read_rows(self.stored_ND, number_R))

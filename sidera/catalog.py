@@ -2,96 +2,52 @@
 
 An item's number never changes within a bundle: the items of the bundle are numbered by their id's place in one
 ``marisa-trie`` dictionary, items added later follow behind. What persists is keyed by that number; leaves, which move
-whenever a trie is built anew, are looked up per snapshot.
-
-On disk (``catalog/`` of a bundle): ``item_ids.marisa``, ``items.parquet`` (a row an item number), and per domain
-``<domain>.safetensors`` (the trie, and the item number of every leaf).
+as items come and go, are looked up per snapshot. A snapshot shares what the bundle holds
+(:mod:`sidera.stored_catalog`) and adds what changed since, so making the next one takes time in proportion to the
+changes, not to the items.
 """
 
-import json
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
-import marisa_trie
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
-from safetensors.numpy import load_file, save_file
+import torch
 
+from sidera.catalog_item import CatalogItem, LaterChanges, item_sids
 from sidera.errors import CatalogError, DuplicateItemError, UnknownDomainError
+from sidera.item_store import check_item_id, columns_of, is_item_id
+from sidera.leaves import DomainIndex, Leaves
 from sidera.names import check_domain_name
-from sidera.trie import IntArray, Trie, build_trie
+from sidera.stored_catalog import StoredCatalog, build_catalog
+from sidera.trie import IntArray, TrieTables
 
-_SEPARATOR = "\x1f"
-
-
-@dataclass(frozen=True)
-class CatalogItem:
-    """A thing to recommend.
-
-    Attributes:
-        sid: its semantic ID, unique within its domain.
-        title: what to show for it, if it has one.
-        fields: everything else that is known of it, as its JSON object says.
-    """
-
-    domain: str
-    item_id: str
-    sid: tuple[int, ...]
-    title: str | None = None
-    fields: Mapping[str, object] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class DomainIndex:
-    """The trie of one domain, and the item number of each of its leaves."""
-
-    trie: Trie
-    number_of_leaf: npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class _StoredItems:
-    """The items of the bundle, by item number."""
-
-    ids: marisa_trie.Trie
-    table: pa.Table
+__all__ = ["Catalog", "CatalogItem", "create_catalog"]
 
 
 class Catalog:
-    """A snapshot: changing it means making the next one (:meth:`with_items`)."""
+    """A snapshot: changing it means making the next one (``with_...``, ``without_items``)."""
 
-    def __init__(
-        self,
-        version: int,
-        codebook_sizes: Sequence[int],
-        indexes: Mapping[str, DomainIndex],
-        stored: _StoredItems,
-        added: tuple[CatalogItem, ...] = (),
-        replaced: Mapping[int, CatalogItem] | None = None,
-    ) -> None:
+    def __init__(self, version: int, leaves: Leaves, later: LaterChanges | None = None) -> None:
         self.version = version
-        self.codebook_sizes = tuple(codebook_sizes)
-        self.indexes = dict(indexes)
-        self._stored = stored
-        self._added = added
-        self._replaced = dict(replaced or {})
-        self._added_number = {
-            (item.domain, item.item_id): len(stored.table) + place for place, item in enumerate(added)
+        self.codebook_sizes = leaves.stored.codebook_sizes
+        self.indexes = {
+            domain: DomainIndex(domain, leaves, begin, end - begin) for domain, (begin, end) in leaves.ranges.items()
         }
-        self._leaf_of_number = np.full(len(stored.table) + len(added), -1, dtype=np.int32)
-        for index in self.indexes.values():
-            self._leaf_of_number[index.number_of_leaf] = np.arange(index.trie.num_leaves, dtype=np.int32)
+        self._leaves = leaves
+        self._store = leaves.stored.store
+        self._later = later or LaterChanges()
 
     @property
     def domains(self) -> tuple[str, ...]:
+        """Those that have items, in the order of their roots in :meth:`tables`."""
         return tuple(self.indexes)
 
     def __len__(self) -> int:
-        return len(self._leaf_of_number)
+        return self._leaves.count
 
     def size(self, domain: str) -> int:
         """How many items a domain has.
@@ -99,10 +55,10 @@ class Catalog:
         Raises:
             UnknownDomainError: the catalog does not hold it.
         """
-        return self.index(domain).trie.num_leaves
+        return self.index(domain).num_leaves
 
     def index(self, domain: str) -> DomainIndex:
-        """The trie of a domain.
+        """The leaves of a domain.
 
         Raises:
             UnknownDomainError: the catalog does not hold it.
@@ -113,52 +69,92 @@ class Catalog:
             known = ", ".join(self.indexes)
             raise UnknownDomainError(f"there is no domain {domain[:80]!r}; the domains are {known}") from None
 
+    def tables(self, device: torch.device | str = "cpu") -> TrieTables:
+        """The tries of all domains side by side."""
+        return self._leaves.tables(device)
+
     def find(self, domain: str, item_id: str) -> int | None:
         """The number of an item, None if the catalog does not hold it."""
-        number = self._added_number.get((domain, item_id))
+        number = self._number(domain, item_id)
+        return None if number in self._later.removed else number
+
+    def _number(self, domain: str, item_id: str) -> int | None:
+        """The number of an item that is in the catalog, or once was."""
+        number = self._later.numbers.get((domain, item_id))
         if number is not None:
             return number
-        if domain not in self.indexes or not _is_item_id(item_id):
+        if domain not in self._leaves.roots or not is_item_id(item_id):
             return None
-        number = self._stored.ids.get(_key(domain, item_id))
-        return None if number is None else int(number)
+        return self._store.number(domain, item_id)
 
     def ids_from(self, domain: str, beginning: str) -> Iterator[str]:
-        """The ids of the bundle's items of a domain that begin so; later additions are not among them."""
-        if not beginning or _is_item_id(beginning):
-            for key in self._stored.ids.iterkeys(_key(domain, beginning)):
-                yield key.partition(_SEPARATOR)[2]
+        """The ids of the bundle's items of a domain that begin so; later changes are not among them."""
+        if not beginning or is_item_id(beginning):
+            yield from self._store.ids_from(domain, beginning)
 
     def leaf(self, number: int) -> int:
         """The leaf of an item in its domain's trie."""
-        return int(self._leaf_of_number[number])
+        return int(self.leaves(np.array([number]))[0])
 
     def leaves(self, numbers_X: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-        """The leaves of some items, each in its domain's trie. Shape: int64[X]."""
-        leaves_X: npt.NDArray[np.int64] = self._leaf_of_number[numbers_X].astype(np.int64)
-        return leaves_X
+        """The leaves of some items, each in its domain's trie; -1 of those that were removed. Shape: int64[X]."""
+        leaves_X = self._leaves.leaves_of(numbers_X)
+        row_X = self._first_leaves.searchsorted(leaves_X, side="right") - 1
+        return np.where(leaves_X < 0, -1, leaves_X - self._first_leaves[np.maximum(row_X, 0)])
+
+    @cached_property
+    def _first_leaves(self) -> npt.NDArray[np.int64]:
+        return np.array([index.first_leaf for index in self.indexes.values()] or [0], dtype=np.int64)
+
+    def hidden_leaves(self, domain: str) -> npt.NDArray[np.int64]:
+        """The leaves of a domain's hidden items, sorted: they have their part in every score and never come back.
+
+        Raises:
+            UnknownDomainError: the catalog does not hold the domain.
+        """
+        index = self.index(domain)
+        begin, end = self._hidden.searchsorted([index.first_leaf, index.first_leaf + index.num_leaves])
+        hidden: npt.NDArray[np.int64] = self._hidden[begin:end] - index.first_leaf
+        return hidden
+
+    @cached_property
+    def _hidden(self) -> npt.NDArray[np.int64]:
+        """The leaves of all hidden items, through all domains, sorted."""
+        numbers = self._later.hidden
+        return np.sort(self._leaves.leaves_of(np.fromiter(numbers, np.int64, len(numbers))))
 
     def name(self, number: int) -> tuple[str, str | None]:
         """The item id and the title of an item: what an answer shows, without unpacking its fields."""
-        known = self._later(number)
+        known = self._later.items.get(number)
         if known is not None:
             return known.item_id, known.title
-        _, _, item_id = self._stored.ids.restore_key(number).partition(_SEPARATOR)
-        return item_id, self._stored.table["title"][number].as_py()
+        return self._store.name(number)[1], self._store.title(number)
 
     def item(self, number: int) -> CatalogItem:
         """The item with a number."""
-        known = self._later(number)
+        known = self._later.items.get(number)
         if known is not None:
             return known
-        domain, _, item_id = self._stored.ids.restore_key(number).partition(_SEPARATOR)
-        return CatalogItem(
-            domain,
-            item_id,
-            self.sid(domain, number),
-            title=self._stored.table["title"][number].as_py(),
-            fields=json.loads(self._stored.table["fields"][number].as_py()),
-        )
+        domain, item_id = self._store.name(number)
+        sid = self.sid(domain, number)
+        return CatalogItem(domain, item_id, sid, self._store.title(number), self._store.fields(number))
+
+    @property
+    def bundle_items(self) -> pa.Table:
+        """The bundle's items by number: ``title``, and ``fields`` as JSON; what came later: :meth:`later_items`."""
+        return self._store.table
+
+    def bundle_numbers(self, domain: str) -> npt.NDArray[np.int64]:
+        """The numbers of the items that the bundle holds of a domain, sorted; also of those that were removed since."""
+        return self._leaves.stored.numbers_of(domain)
+
+    def from_bundle(self, numbers_X: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
+        """Whether items have the leaves that the bundle gave them: they did not come later, nor were removed."""
+        return self._leaves.from_bundle(numbers_X)
+
+    def later_items(self, domain: str) -> dict[int, CatalogItem]:
+        """The items of a domain, by number, that were added or changed after the bundle was written."""
+        return {number: item for number, item in self._later.items.items() if item.domain == domain}
 
     def sid(self, domain: str, number: int) -> tuple[int, ...]:
         """The SID of an item of a domain."""
@@ -166,150 +162,116 @@ class Catalog:
 
     def sids_of(self, domain: str, numbers: Sequence[int]) -> list[tuple[int, ...]]:
         """The SIDs of some items of a domain, looked up together."""
-        leaves_X = self._leaf_of_number[np.asarray(numbers, dtype=np.int64)]
-        return [tuple(sid) for sid in self.index(domain).trie.sids_of(leaves_X).tolist()]
-
-    def _later(self, number: int) -> CatalogItem | None:
-        """An item that was added or replaced after the bundle was written."""
-        if number >= len(self._stored.table):
-            return self._replaced.get(number, self._added[number - len(self._stored.table)])
-        return self._replaced.get(number)
+        self.index(domain)
+        leaves_X = self._leaves.leaves_of(np.asarray(numbers, dtype=np.int64))
+        return [tuple(sid) for sid in self._leaves.sids_of(leaves_X).tolist()]
 
     def sids(self, domain: str) -> IntArray:
         """All SIDs of a domain, in leaf order. Shape: int32[N, L]."""
-        return self.index(domain).trie.sids()
+        return self.index(domain).sids()
 
     def with_items(self, items: Sequence[CatalogItem], version: int) -> "Catalog":
         """The next snapshot: new items join, of domains that may be new too; a known item keeps its SID.
+
+        An item that was removed joins as a new one, under its old number.
 
         Raises:
             CatalogError: the version does not increase, a domain's name is not allowed, or a SID has a wrong shape.
             DuplicateItemError: a SID is taken.
         """
-        if version <= self.version:
-            raise CatalogError(f"catalog version {version} does not follow {self.version}; versions only increase")
-        added, replaced = list(self._added), dict(self._replaced)
-        new_numbers: dict[str, list[int]] = defaultdict(list)
-        numbers = dict[tuple[str, str], int]()
+        self._check_version(version)
+        known, numbers = dict(self._later.items), dict(self._later.numbers)
+        joining: dict[int, CatalogItem] = {}
         for item in items:
-            number = self.find(item.domain, item.item_id)
-            number = numbers.get((item.domain, item.item_id)) if number is None else number
+            number = self._number(item.domain, item.item_id)
+            if number is not None and number not in self._later.removed:
+                sid = self.sid(item.domain, number)
+                known[number] = CatalogItem(item.domain, item.item_id, sid, item.title, item.fields)
+                continue
             if number is None:
                 check_domain_name(item.domain)
-                _check_item_id(item.item_id)
-                number = len(self._stored.table) + len(added)
-                numbers[item.domain, item.item_id] = number
-                new_numbers[item.domain].append(number)
-                added.append(item)
-            elif number < len(self):
-                sid = self.sid(item.domain, number)
-                replaced[number] = CatalogItem(item.domain, item.item_id, sid, item.title, item.fields)
-            else:
+                check_item_id(item.item_id)
+                number = numbers.setdefault((item.domain, item.item_id), len(self._store) + len(numbers))
+            if number in joining:
                 raise DuplicateItemError(f"item {item.item_id!r} of {item.domain!r} is given twice; give it once")
-        indexes = dict(self.indexes)
-        for domain, own_numbers in new_numbers.items():
-            sids_NL = _sids([added[number - len(self._stored.table)] for number in own_numbers], self.codebook_sizes)
-            known = indexes.get(domain)
-            numbers_N = np.array(own_numbers, dtype=np.int64)
-            if known is not None:
-                sids_NL = np.concatenate([known.trie.sids(), sids_NL])
-                numbers_N = np.concatenate([known.number_of_leaf, numbers_N])
-            trie, order = build_trie(sids_NL, self.codebook_sizes)
-            indexes[domain] = DomainIndex(trie, numbers_N[order])
-        return Catalog(version, self.codebook_sizes, indexes, self._stored, tuple(added), replaced)
+            joining[number] = known[number] = item
+        removed = self._later.removed.difference(joining)
+        leaves = self._leaves
+        if joining:
+            roots = dict(leaves.roots)
+            roots_X = [roots.setdefault(item.domain, len(roots)) for item in joining.values()]
+            sids_XL = item_sids(list(joining.values()), self.codebook_sizes)
+            leaves = leaves.joined(roots, np.array(roots_X), sids_XL, np.fromiter(joining, np.int64, len(joining)))
+        return Catalog(version, leaves, LaterChanges(known, numbers, removed, self._later.hidden))
+
+    def without_items(self, items: Iterable[tuple[str, str]], version: int) -> "Catalog":
+        """The next snapshot, without some items, given as (domain, item id); a domain that has none left is gone too.
+
+        Raises:
+            CatalogError: the version does not increase, or the catalog does not hold an item.
+        """
+        self._check_version(version)
+        gone = self._numbers(items)
+        if not gone:
+            return Catalog(version, self._leaves, self._later)
+        leaves = self._leaves.without(np.array(sorted(gone), dtype=np.int64))
+        known = {number: item for number, item in self._later.items.items() if number not in gone}
+        removed, hidden = self._later.removed | gone, self._later.hidden - gone
+        return Catalog(version, leaves, replace(self._later, items=known, removed=removed, hidden=hidden))
+
+    def with_hidden(self, items: Iterable[tuple[str, str]], version: int, *, hidden: bool = True) -> "Catalog":
+        """The next snapshot, in which some items, given as (domain, item id), are hidden, or shown again.
+
+        Raises:
+            CatalogError: the version does not increase, or the catalog does not hold an item.
+        """
+        self._check_version(version)
+        numbers, before = self._numbers(items), self._later.hidden
+        after = before | numbers if hidden else before - numbers
+        return Catalog(version, self._leaves, replace(self._later, hidden=after))
+
+    def _numbers(self, items: Iterable[tuple[str, str]]) -> set[int]:
+        numbers = set[int]()
+        for domain, item_id in items:
+            number = self.find(domain, item_id)
+            if number is None:
+                raise CatalogError(f"there is no item {item_id[:80]!r} in domain {domain[:80]!r}")
+            numbers.add(number)
+        return numbers
+
+    def _check_version(self, version: int) -> None:
+        if version <= self.version:
+            raise CatalogError(f"catalog version {version} does not follow {self.version}; versions only increase")
 
     def save(self, folder: Path) -> None:
-        """Write the bundle's ``catalog/`` files; only a catalog without later additions can be written."""
-        if self._added or self._replaced:
+        """Write the bundle's ``catalog/`` files; only a catalog without later changes can be written."""
+        if self._later:
             raise CatalogError("a changed catalog cannot be written; create one of all its items first")
-        self._stored.ids.save(str(folder / "item_ids.marisa"))
-        pq.write_table(self._stored.table, folder / "items.parquet")
-        for domain, index in self.indexes.items():
-            arrays = index.trie.arrays() | {"number_of_leaf": index.number_of_leaf}
-            save_file(arrays, folder / f"{domain}.safetensors")
+        self._leaves.stored.save(folder)
 
     @classmethod
     def load(cls, folder: Path, domains: Iterable[str], codebook_sizes: Sequence[int], version: int = 1) -> "Catalog":
-        """Read what :meth:`save` wrote."""
-        ids = marisa_trie.Trie()
-        ids.mmap(str(folder / "item_ids.marisa"))
-        table = pq.read_table(folder / "items.parquet")
-        if len(table) != len(ids):
-            raise CatalogError(f"items.parquet has {len(table)} rows for {len(ids)} item ids; export the bundle again")
-        indexes = {}
-        for domain in domains:
-            arrays = load_file(folder / f"{domain}.safetensors")
-            trie = Trie.from_arrays(arrays, len(codebook_sizes))
-            number_of_leaf = arrays["number_of_leaf"]
-            if not _are_numbers(number_of_leaf, trie.num_leaves, len(table)):
-                raise CatalogError(f"the trie of {domain!r} does not fit items.parquet; export the bundle again")
-            indexes[domain] = DomainIndex(trie, number_of_leaf)
-        return cls(version, codebook_sizes, indexes, _StoredItems(ids, table))
+        """Open what :meth:`save` wrote; nothing is read into memory that is not asked for.
+
+        Raises:
+            CatalogError: a file is missing or is none of these, or they do not fit together or the domains.
+        """
+        return cls(version, Leaves.of(StoredCatalog.load(folder, domains, codebook_sizes)))
 
 
 def create_catalog(items: Sequence[CatalogItem], codebook_sizes: Sequence[int], version: int = 1) -> Catalog:
-    """A catalog of these items, numbered anew.
+    """A catalog of these items, numbered anew; for millions see :func:`sidera.stored_catalog.build_catalog`.
 
     Raises:
         CatalogError: no items, a domain's name is not allowed, or a SID does not fit ``codebook_sizes``.
         DuplicateItemError: two items of a domain share an id or a SID.
     """
-    if not items:
-        raise CatalogError("a catalog needs at least one item")
+    of_domain: dict[str, list[CatalogItem]] = {}
     for item in items:
-        check_domain_name(item.domain)
-        _check_item_id(item.item_id)
-    ids = marisa_trie.Trie([_key(item.domain, item.item_id) for item in items])
-    if len(ids) != len(items):
-        raise DuplicateItemError("an item id occurs twice in its domain; item ids are unique within a domain")
-    numbers = [ids[_key(item.domain, item.item_id)] for item in items]
-    by_number = [item for _, item in sorted(zip(numbers, items, strict=True), key=lambda pair: pair[0])]
-    table = pa.table(
-        {
-            "domain": pa.array([item.domain for item in by_number]).dictionary_encode(),
-            "title": pa.array([item.title for item in by_number], type=pa.string()),
-            "fields": pa.array([json.dumps(dict(item.fields), ensure_ascii=False) for item in by_number]),
-        }
-    )
-    numbers_of: dict[str, list[int]] = defaultdict(list)
-    for number, item in enumerate(by_number):
-        numbers_of[item.domain].append(number)
-    indexes = {}
-    for domain in dict.fromkeys(item.domain for item in items):
-        sids_NL = _sids([by_number[number] for number in numbers_of[domain]], codebook_sizes)
-        trie, order = build_trie(sids_NL, codebook_sizes)
-        indexes[domain] = DomainIndex(trie, np.array(numbers_of[domain], dtype=np.int64)[order])
-    return Catalog(version, codebook_sizes, indexes, _StoredItems(ids, table))
-
-
-def _key(domain: str, item_id: str) -> str:
-    return f"{domain}{_SEPARATOR}{item_id}"
-
-
-def _is_item_id(item_id: str) -> bool:
-    """Whether the dictionary can hold it: it ends a key at U+0000, and stores UTF-8, which has no lone surrogates."""
-    if not item_id or "\0" in item_id:
-        return False
-    return item_id.isascii() or not any("\ud800" <= character <= "\udfff" for character in item_id)
-
-
-def _check_item_id(item_id: str) -> None:
-    if not _is_item_id(item_id):
-        raise CatalogError(f"item id {item_id[:80]!r} is not allowed; give text without U+0000 and lone surrogates")
-
-
-def _sids(items: Sequence[CatalogItem], codebook_sizes: Sequence[int]) -> npt.NDArray[np.int64]:
-    for item in items:
-        if len(item.sid) != len(codebook_sizes):
-            raise CatalogError(
-                f"item {item.item_id[:80]!r} of {item.domain!r} has a SID of {len(item.sid)} codes, not "
-                f"{len(codebook_sizes)}; encode it with this catalog's tokenizer"
-            )
-    return np.array([item.sid for item in items], dtype=np.int64)
-
-
-def _are_numbers(number_of_leaf: npt.NDArray[np.integer], num_leaves: int, num_items: int) -> bool:
-    """Whether each leaf stands for an item of its own."""
-    if len(number_of_leaf) != num_leaves or number_of_leaf.min() < 0 or number_of_leaf.max() >= num_items:
-        return False
-    return len(np.unique(number_of_leaf)) == num_leaves
+        of_domain.setdefault(item.domain, []).append(item)
+    domains = {}
+    for domain, own in of_domain.items():
+        check_domain_name(domain)
+        columns = columns_of([item.item_id for item in own], [item.title for item in own], [i.fields for i in own])
+        domains[domain] = columns, item_sids(own, codebook_sizes)
+    return Catalog(version, Leaves.of(build_catalog(domains, codebook_sizes)))

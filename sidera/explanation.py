@@ -11,17 +11,17 @@ import json
 import string
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from sidera.bundle import Bundle
 from sidera.catalog import Catalog
 from sidera.code_words import count_words, standing_out, words_of
 from sidera.errors import CatalogError
+from sidera.item_store import IDS_FILE, TABLE_FILE
+from sidera.stored_catalog import TRIES_FILE
 
 _CLOSE_MATCHES = 3
 _SIMILAR = 0.75
@@ -75,15 +75,12 @@ def explain_item(bundle: Bundle, item_id: str, domain: str | None = None) -> Exp
         BundleError: a file of the catalog is missing or damaged.
     """
     manifest = bundle.manifest
-    for name in ("item_ids.marisa", *(f"{name}.safetensors" for name in manifest.domains)):
-        bundle.path(f"catalog/{name}")
-    items_path = bundle.path("catalog/items.parquet")
-    catalog = Catalog.load(items_path.parent, manifest.domains, manifest.codebook_sizes)
-    domain, number = _find(catalog, items_path, item_id, domain)
+    files = [bundle.path(f"catalog/{name}") for name in (IDS_FILE, TABLE_FILE, TRIES_FILE)]
+    catalog = Catalog.load(files[0].parent, manifest.domains, manifest.codebook_sizes)
+    domain, number = _find(catalog, item_id, domain)
 
-    table = pq.read_table(items_path, columns=["title", "fields"])
     number_N = catalog.index(domain).number_of_leaf
-    own = table.take(number_N)
+    own = catalog.bundle_items.take(number_N)
     titles: list[str | None] = own["title"].to_pylist()
     words = [
         words_of(title, json.loads(fields) if "[" in fields else {})  # only lists hold words: skip objects without one
@@ -108,7 +105,7 @@ def explain_item(bundle: Bundle, item_id: str, domain: str | None = None) -> Exp
     return Explanation(domain, item_id, titles[leaf], prefixes[-1].codes, len(titles), tuple(prefixes))
 
 
-def _find(catalog: Catalog, items_path: Path, item_id: str, domain: str | None) -> tuple[str, int]:
+def _find(catalog: Catalog, item_id: str, domain: str | None) -> tuple[str, int]:
     """The domain and the number of an item."""
     names = catalog.domains if domain is None else (domain,)
     for name in names:
@@ -120,9 +117,7 @@ def _find(catalog: Catalog, items_path: Path, item_id: str, domain: str | None) 
         several = ", ".join(name for name, _ in found)
         raise CatalogError(f"item {item_id[:80]!r} is in several domains; choose one with --domain: {several}")
     where = "in the bundle" if domain is None else f"in domain {domain!r}"
-    matches = list(
-        dict.fromkeys([*_similar_ids(catalog, item_id, names), *_titled(catalog, items_path, item_id, names)])
-    )
+    matches = list(dict.fromkeys([*_similar_ids(catalog, item_id, names), *_titled(catalog, item_id, names)]))
     hint = f"close to it: {', '.join(map(repr, matches[:_CLOSE_MATCHES]))}" if matches else _NO_MATCH
     raise CatalogError(f"there is no item {item_id[:80]!r} {where}; {hint}")
 
@@ -156,12 +151,12 @@ def _one_edit(text: str) -> Iterator[str]:
             yield before + after[1] + after[0] + after[2:]
 
 
-def _titled(catalog: Catalog, items_path: Path, text: str, domains: Sequence[str]) -> list[str]:
+def _titled(catalog: Catalog, text: str, domains: Sequence[str]) -> list[str]:
     """Ids of a few items whose title holds the text, in lower or upper case."""
     if not text:
         return []
     wanted = text.encode(errors="replace").decode()  # what a terminal sent may be no Unicode
-    table = pq.read_table(items_path, columns=["domain", "title"])
+    table = catalog.bundle_items
     found_N = pc.match_substring(table["title"], wanted, ignore_case=True).fill_null(False)
     own_N = pc.is_in(table["domain"].cast(pa.string()), pa.array(domains))
     numbers = pc.indices_nonzero(pc.and_(found_N, own_N))[:_CLOSE_MATCHES].to_pylist()

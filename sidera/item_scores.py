@@ -45,8 +45,25 @@ def read_items(
     Returns:
         float32[M, B], and the hidden state at each prompt's end, float[M, B, D].
     """
+    log_mass_MBL, hidden_MBD = read_codes(model, tables, prompts, leaves_B, adapters_B)
+    return log_mass_MBL.sum(dim=2), hidden_MBD
+
+
+@torch.no_grad()
+def read_codes(
+    model: LanguageModel,
+    tables: TrieTables,
+    prompts: Sequence[Sequence[int]],
+    leaves_B: Tensor,
+    adapters_B: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The same code by code: log-probability of each code of a leaf, given those before it.
+
+    Returns:
+        float32[M, B, L], and the hidden state at each prompt's end, float[M, B, D].
+    """
     vocabulary = model.vocabulary
-    nodes_BL = tables.ancestors(leaves_B)
+    nodes_LB = tables.ancestors(leaves_B).T.contiguous()
     lengths = [len(prompt) for prompt in prompts]
     tokens_BP = torch.full((len(prompts), max(lengths) + tables.num_levels), vocabulary.pad)
     for row, prompt in enumerate(prompts):
@@ -55,19 +72,19 @@ def read_items(
     rows_B = torch.arange(len(prompts), device=leaves_B.device)
     lengths_B = torch.tensor(lengths, device=leaves_B.device)
     for level in range(tables.num_levels):
-        codes_B = tables.codes[level][nodes_BL[:, level + 1]]
+        codes_B = tables.codes[level][nodes_LB[level + 1]]
         tokens_BP[rows_B, lengths_B + level] = vocabulary.first_code(level) + codes_B
     hidden_MBPD = model.read(tokens_BP, adapters_B)
 
-    log_mass_MB = torch.zeros(len(hidden_MBPD), len(prompts), device=leaves_B.device)
+    logprobs = []
     for level in range(tables.num_levels):
         logits_MBV = model.code_logits(hidden_MBPD[:, rows_B, lengths_B - 1 + level], level)
-        begin_B = tables.first_child[level][nodes_BL[:, level]]
-        end_B = tables.first_child[level][nodes_BL[:, level] + 1]
+        begin_B = tables.first_child[level][nodes_LB[level]]
+        end_B = tables.first_child[level][nodes_LB[level] + 1]
         siblings_BV = torch.zeros(logits_MBV.shape[1:], dtype=torch.bool, device=leaves_B.device)
         for row, (begin, end) in enumerate(zip(begin_B.tolist(), end_B.tolist(), strict=True)):
             siblings_BV[row, tables.codes[level][begin:end]] = True
         logprobs_MBV = logits_MBV.masked_fill(~siblings_BV, float("-inf")).log_softmax(dim=2)
-        codes_B = tables.codes[level][nodes_BL[:, level + 1]]
-        log_mass_MB += logprobs_MBV.gather(2, codes_B.expand(len(log_mass_MB), -1)[..., None])[..., 0]
-    return log_mass_MB, hidden_MBPD[:, rows_B, lengths_B - 1]
+        codes_B = tables.codes[level][nodes_LB[level + 1]]
+        logprobs.append(logprobs_MBV.gather(2, codes_B.expand(len(logprobs_MBV), -1)[..., None])[..., 0])
+    return torch.stack(logprobs, dim=2), hidden_MBPD[:, rows_B, lengths_B - 1]

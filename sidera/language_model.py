@@ -4,48 +4,34 @@ A history is read once (``prefill``); the tokens of a search are appended as one
 (``extend``), each seeing the history and its own ancestors. Only the slice of the output head that belongs to a level
 is multiplied (``code_logits``). This module knows tokens and rows; it knows no trie, no item and no beam.
 
+Where adapters touch upper layers only, the layers below run once for both distributions. With a history cache, only
+what is new of a history is read.
+
 Shapes: M distributions (0 universal, 1 the domain's), B batch, P history tokens, T tokens of a run, S tokens of the
 search so far (this run's included), D hidden width, V codes of a level. Rows of the model are M * B, distribution
 first.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from sidera.adapters import AdapterBank
+from sidera.cached_prefill import CachedPrefill
 from sidera.errors import BackboneError
+from sidera.history_cache import HistoryCache
+from sidera.key_values import empty_cache
+from sidera.output_head import code_logits
 from sidera.progress_bars import no_progress_bars
+from sidera.read_history import ReadHistory as ReadHistory
+from sidera.shared_layers import repeated_rows
 from sidera.user_router import Mixture, UserRouter
 from sidera.vocabulary import Vocabulary
-
-
-@dataclass
-class ReadHistory:
-    """What ``prefill`` leaves behind: the keys and values of the history, and of the search's tokens as they come.
-
-    Attributes:
-        lengths_B: tokens of each history; positions of the search go on from there.
-        padded_length: P, the longest of them.
-        adapters_B: the adapter of each request's domain distribution, None where only the universal one is used.
-    """
-
-    cache: DynamicCache
-    lengths_B: Tensor
-    padded_length: int
-    adapters_B: Tensor | None
-    num_distributions: int
-
-    @cached_property
-    def in_history_BP(self) -> Tensor:  # noqa: N802
-        """Which places hold a token of the history, not padding."""
-        return torch.arange(self.padded_length, device=self.lengths_B.device) < self.lengths_B[:, None]
 
 
 class LanguageModel:
@@ -85,6 +71,8 @@ class LanguageModel:
         self.backbone = backbone.eval()
         self.router = None if router is None else self._checked_router(router)
         self._decoder = backbone.base_model
+        self._repeated = None if self._bank is None else repeated_rows(backbone, self._bank.layer_names)
+        self._cached: CachedPrefill | None = None
 
     @property
     def device(self) -> torch.device:
@@ -103,6 +91,34 @@ class LanguageModel:
             name = type(self.backbone).__name__
             raise BackboneError(f"{name} has no positions of its own; use one with rotary or learned positions")
         return int(longest)
+
+    @property
+    def shared_layers(self) -> int:
+        """How many decoder layers, counted from below, run once for all distributions."""
+        return 0 if self._repeated is None else self._repeated.first
+
+    def share_nothing(self) -> None:
+        """Run every layer once a distribution from now on, and forget the histories that were kept."""
+        self._repeated = None
+        self.keep_histories(0 if self.history_cache is None else self.history_cache.max_bytes)
+
+    @property
+    def history_cache(self) -> HistoryCache | None:
+        """What is kept of histories; None where nothing is."""
+        return None if self._cached is None else self._cached.cache
+
+    def keep_histories(self, max_bytes: int) -> None:
+        """Keep up to so many bytes of the histories that are read, from now on; 0 keeps none."""
+        if max_bytes == 0:
+            self._cached = None
+            return
+        self._cached = CachedPrefill(
+            HistoryCache(max_bytes),
+            self.vocabulary.tokens_per_item,
+            self.vocabulary.pad,
+            self.shared_layers,
+            self._forward,
+        )
 
     def prompt(self, history: Sequence[tuple[str, Sequence[int]]], target_domain: str) -> list[int]:
         """``domain sid domain sid ... domain``: a history of (domain, SID), then the target's domain."""
@@ -151,7 +167,9 @@ class LanguageModel:
         Returns:
             The hidden state at each history's last token, float[M, B, D], and what ``extend`` goes on from.
         """
-        history = ReadHistory(DynamicCache(), lengths_B, tokens_BP.shape[1], adapters_B, num_distributions)
+        if self._cached is not None:
+            return self._cached(tokens_BP, lengths_B, adapters_B, num_distributions)
+        history = self._unread(tokens_BP, lengths_B, adapters_B, num_distributions, shared=self.shared_layers > 0)
         hidden_MBPD = self._forward(tokens_BP, history, position_ids=None, attention_mask=None)
         last_B = lengths_B - 1
         rows_B = torch.arange(len(tokens_BP), device=tokens_BP.device)
@@ -159,14 +177,14 @@ class LanguageModel:
 
     @torch.no_grad()
     def read(self, tokens_BP: Tensor, adapters_B: Tensor | None) -> Tensor:
-        """The hidden state of every token of whole sequences, padded on the right: the plain way, nothing cached.
+        """The hidden state of every token of whole sequences, padded on the right: the plain way, nothing shared.
 
         Returns:
             float[M, B, P, D]; with adapters both distributions, the universal one first.
         """
         lengths_B = torch.full((len(tokens_BP),), tokens_BP.shape[1], device=tokens_BP.device)
         num_distributions = 1 if adapters_B is None else 2
-        history = ReadHistory(DynamicCache(), lengths_B, tokens_BP.shape[1], adapters_B, num_distributions)
+        history = self._unread(tokens_BP, lengths_B, adapters_B, num_distributions, shared=False)
         return self._forward(tokens_BP, history, position_ids=None, attention_mask=None)
 
     @torch.no_grad()
@@ -191,6 +209,13 @@ class LanguageModel:
         """Scores of the codes of a level (0-based), as the whole head gives them. Shape: float32[..., V]."""
         return code_logits(self.backbone, self.vocabulary, hidden_XD, level)
 
+    @staticmethod
+    def _unread(
+        tokens_BP: Tensor, lengths_B: Tensor, adapters_B: Tensor | None, num_distributions: int, *, shared: bool
+    ) -> ReadHistory:
+        in_history_BP = torch.arange(tokens_BP.shape[1], device=lengths_B.device) < lengths_B[:, None]
+        return ReadHistory(empty_cache(), lengths_B, in_history_BP, adapters_B, num_distributions, shared)
+
     def _forward(
         self,
         tokens_BT: Tensor,
@@ -198,12 +223,17 @@ class LanguageModel:
         position_ids: Tensor | None,
         attention_mask: Tensor | None,
     ) -> Tensor:
-        num = history.num_distributions
+        num, size = history.num_distributions, len(tokens_BT)
+        times = 1 if history.shared else num
 
         def repeated(x: Tensor | None) -> Tensor | None:
-            return x if x is None or num == 1 else x.repeat(num, *[1] * (x.ndim - 1))
+            return x if x is None or times == 1 else x.repeat(times, *[1] * (x.ndim - 1))
 
-        def run() -> Tensor:
+        with ExitStack() as within:
+            if self._bank is not None and history.adapters_B is not None:
+                within.enter_context(self._bank.rows(history.adapters_B))
+            if self._repeated is not None and history.shared:
+                within.enter_context(self._repeated.times(num, size))
             hidden: Tensor = self._decoder(
                 input_ids=repeated(tokens_BT),
                 position_ids=repeated(position_ids),
@@ -211,50 +241,13 @@ class LanguageModel:
                 past_key_values=history.cache,
                 use_cache=True,
             ).last_hidden_state
-            return hidden.view(num, len(tokens_BT), *hidden.shape[1:])
-
-        if self._bank is None or history.adapters_B is None:
-            return run()
-        with self._bank.rows(history.adapters_B):
-            return run()
+        return hidden.view(num, size, *hidden.shape[1:])
 
 
 def embedding_rows(backbone: PreTrainedModel) -> int:
     """How many tokens a backbone embeds."""
     rows: int = backbone.get_input_embeddings().weight.shape[0]  # type: ignore[index, assignment]
     return rows
-
-
-def code_logits(
-    backbone: PreTrainedModel, vocabulary: Vocabulary, hidden_XD: Tensor, level: int, weight_VD: Tensor | None = None
-) -> Tensor:
-    """The slice of the output head that scores the codes of one level (0-based). Shape: float32[..., V].
-
-    Args:
-        weight_VD: the level's rows of the head, where training keeps them elsewhere; default: the head's own.
-    """
-    return token_logits(backbone, hidden_XD, vocabulary.first_code(level), vocabulary.codebook_sizes[level], weight_VD)
-
-
-def token_logits(
-    backbone: PreTrainedModel, hidden_XD: Tensor, first: int, count: int, weight_VD: Tensor | None = None
-) -> Tensor:
-    """What the output head gives to ``count`` tokens from ``first`` on. Shape: float32[..., V].
-
-    Args:
-        weight_VD: these tokens' rows of the head, where training keeps them elsewhere; default: the head's own.
-    """
-    head: nn.Linear = backbone.get_output_embeddings()
-    rows = slice(first, first + count)
-    weight_VD = head.weight[rows] if weight_VD is None else weight_VD
-    bias = getattr(head, "bias", None)
-    logits = torch.nn.functional.linear(hidden_XD, weight_VD, None if bias is None else bias[rows]).float()
-    config = backbone.config.get_text_config()
-    scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
-    if scale != 1.0:
-        logits = logits * scale
-    soft_cap = getattr(config, "final_logit_softcapping", None)
-    return logits if soft_cap is None else soft_cap * torch.tanh(logits / soft_cap)
 
 
 def load_backbone(

@@ -30,11 +30,20 @@ def linear_layers(backbone: PreTrainedModel) -> dict[str, nn.Module]:
     }
 
 
+def decoder_layers(backbone: PreTrainedModel) -> tuple[str, nn.ModuleList] | None:
+    """The name of a backbone's decoder layers in it, and the layers; None where no list has as many as it says."""
+    count = backbone.config.get_text_config().num_hidden_layers
+    stacks = ((name, part) for name, part in backbone.named_modules() if isinstance(part, nn.ModuleList))
+    return next(((name, part) for name, part in stacks if len(part) == count), None)
+
+
 def upper_half(backbone: PreTrainedModel) -> list[str]:
     """The linear layers of the decoder layers N/2..N-1 of N, by name; an odd N's middle one is among them."""
-    count = backbone.config.get_text_config().num_hidden_layers
-    stacks = [name for name, part in backbone.named_modules() if isinstance(part, nn.ModuleList) and len(part) == count]
-    prefixes = tuple(f"{stack}.{number}." for stack in stacks[:1] for number in range(count // 2, count))
+    found = decoder_layers(backbone)
+    if found is None:
+        return []
+    stack, layers = found
+    prefixes = tuple(f"{stack}.{number}." for number in range(len(layers) // 2, len(layers)))
     return [name for name in linear_layers(backbone) if name.startswith(prefixes)]
 
 

@@ -24,6 +24,7 @@ from sidera.self_test import check_backbone
 from sidera.tokenizers import ItemTokenizer, load_tokenizer
 from sidera.user_router import load_router
 from sidera.vocabulary import Vocabulary
+from sidera.weight_formats import WeightFormat, check_weight_format, dtype_of, to_int8, transpose_for_cpu
 
 
 @dataclass(frozen=True)
@@ -56,19 +57,25 @@ class LoadedBundle:
         return ItemEncoder(TextEncoder.from_config(self.embedder), self.tokenizer)
 
 
-def load_bundle(path: Path, device: str = "auto") -> LoadedBundle:
+def load_bundle(
+    path: Path, device: str = "auto", weights: WeightFormat = "saved", history_cache_bytes: int = 0
+) -> LoadedBundle:
     """Verify a bundle, load it and test that its backbone decodes rightly.
 
     Args:
         device: where the language model runs; ``auto`` takes a GPU where there is one.
+        weights: how its weights lie in memory, see :mod:`sidera.weight_formats`.
+        history_cache_bytes: how much is kept of the histories that it reads; 0 keeps nothing.
 
     Raises:
         BundleError: a file is missing or differs from its digest.
-        BackboneError: the backbone or the user router cannot be loaded, or the backbone decodes wrongly.
+        BackboneError: the backbone or the user router cannot be loaded, the backbone decodes wrongly, or it cannot
+            have these weights.
         TokenizerError: the tokenizer cannot be loaded.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    check_weight_format(weights, device)
     bundle = open_bundle(path)
     manifest = bundle.manifest
     settings = manifest.parts["language_model"]
@@ -76,9 +83,13 @@ def load_bundle(path: Path, device: str = "auto") -> LoadedBundle:
     adapters = {name: bundle.folder(entry.adapter) for name, entry in manifest.domains.items() if entry.adapter}
     # A bundle of a release before routers does not say that it has none.
     router = None if settings.get("router") is None else load_router(bundle.path(settings["router"]))
-    backbone = load_bundle_backbone(bundle, device)
+    backbone = load_bundle_backbone(bundle, device, weights)
     model = LanguageModel(backbone, vocabulary, adapters, settings["gammas"], router)
+    if weights == "int8":
+        to_int8(backbone)
+    transpose_for_cpu(backbone)
     check_backbone(model, settings["max_history"])
+    model.keep_histories(history_cache_bytes)
     catalog = Catalog.load(bundle.folder("catalog"), manifest.domains, manifest.codebook_sizes)
     listed = manifest.parts.get("neighbours")
     alike = None
@@ -105,7 +116,7 @@ def bundle_vocabulary(manifest: Manifest) -> Vocabulary:
     )
 
 
-def load_bundle_backbone(bundle: Bundle, device: str) -> PreTrainedModel:
+def load_bundle_backbone(bundle: Bundle, device: str, weights: WeightFormat = "saved") -> PreTrainedModel:
     """The universal model of a bundle: its backbone, with its experts where it has any.
 
     Raises:
@@ -113,7 +124,7 @@ def load_bundle_backbone(bundle: Bundle, device: str) -> PreTrainedModel:
         BackboneError: backbone or experts cannot be loaded, or do not fit each other.
     """
     settings = bundle.manifest.parts["language_model"]
-    backbone = load_backbone(bundle.folder("backbone"), device)
+    backbone = load_backbone(bundle.folder("backbone"), device, dtype_of(weights))
     # A bundle of a release before experts does not say that it has none.
     if experts := settings.get("experts"):
         gates = settings["gates"]

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from sidera.errors import BundleError, CatalogError
 from sidera.names import check_domain_name
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 
 _NAME_PART = re.compile(r"[A-Za-z0-9._+-]+")

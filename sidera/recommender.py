@@ -4,71 +4,27 @@ Knows nothing of files, HTTP or queues. Not thread-safe: one caller at a time.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from sidera.beam_search import SearchBatch, SearchResult, beam_search
 from sidera.catalog import Catalog
+from sidera.diversity import PrefixCaps
 from sidera.errors import CatalogError, SearchError
+from sidera.explain_items import explained
+from sidera.history_window import window_start
+from sidera.item_filter import BundleColumns, ItemFilter
 from sidera.known_mass import KnownMass
 from sidera.language_model import LanguageModel
-from sidera.leaf_filter import LeafFilter
+from sidera.leaf_filter import LeafFilter, LeafSet, Leaves
 from sidera.neighbours import Neighbours
-from sidera.trie import TrieTables, tables_of
+from sidera.queries import Query, Recommendation, RecommendedItem
+from sidera.sampling import Sampler
+from sidera.trie import TrieTables
 
-
-@dataclass(frozen=True)
-class Query:
-    """What is asked for.
-
-    Attributes:
-        domain: the target's domain.
-        history: (domain, item id) of what the user interacted with, oldest first; unknown ones are reported.
-        num_results: how many items to return, at least 1.
-        exclude: item ids of the target domain that must not come back; unknown ones change nothing.
-        exclude_history: whether the history's items must not come back.
-        beam_width: beams kept at each level, None for the bundle's default; never fewer than ``num_results``.
-    """
-
-    domain: str
-    history: tuple[tuple[str, str], ...] = ()
-    num_results: int = 10
-    exclude: frozenset[str] = frozenset()
-    exclude_history: bool = True
-    beam_width: int | None = None
-
-
-@dataclass(frozen=True)
-class RecommendedItem:
-    """An item and its log-probability of being next."""
-
-    item_id: str
-    score: float
-    sid: tuple[int, ...]
-    title: str | None
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """The answer to one query.
-
-    Attributes:
-        items: best first; no item twice.
-        missing: entries of the history that the catalog does not hold.
-        exact: whether no other allowed item can score higher than the last one returned.
-        fallback: ``"prior"`` when nothing of the history is known, so that the domain alone speaks.
-        returned_reason: why fewer items than asked for came back, else None.
-        beams: how many beams were kept at each level.
-    """
-
-    items: tuple[RecommendedItem, ...]
-    missing: tuple[tuple[str, str], ...]
-    exact: bool
-    fallback: str | None
-    returned_reason: str | None
-    beams: int
+__all__ = ["PreparedCatalog", "Query", "Recommendation", "RecommendedItem", "Recommender", "Understood"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +34,7 @@ class PreparedCatalog:
     Attributes:
         root: of each domain's trie in ``tables``.
         first_leaf: of each domain in ``tables``.
+        item_filter: which leaves pass conditions.
         neighbours: what is mixed with the language model's distributions; None: nothing.
         popularity_below_N: the train events of all leaves before each one, as shares of its domain's; None where there
             are no neighbours. Shape: float64[N + 1].
@@ -87,19 +44,32 @@ class PreparedCatalog:
     tables: TrieTables
     root: dict[str, int]
     first_leaf: dict[str, int]
+    item_filter: ItemFilter
     neighbours: Neighbours | None
     popularity_below_N: torch.Tensor | None
 
 
 @dataclass(frozen=True)
-class _Understood:
-    """A query in the language model's terms; ``own`` are the numbers of the history's items of the asked domain."""
+class Understood:
+    """A query in the language model's terms.
+
+    Attributes:
+        known: (domain, item number) of the history's entries that the catalog holds, oldest first.
+        places: where each of them stands in the query's history.
+        first_read: of them, the first one that the prompt holds.
+        own: the numbers of those of the asked domain.
+        blocked: leaves that must not come back.
+        allowed: the only leaves that may come back; None: all.
+    """
 
     prompt: list[int]
+    known: list[tuple[str, int]]
+    places: list[int]
+    first_read: int
     own: list[int]
-    blocked: list[int]
+    blocked: Leaves
+    allowed: LeafSet | None
     missing: tuple[tuple[str, str], ...]
-    history_items: int
     beams: int
 
 
@@ -109,7 +79,8 @@ class Recommender:
     Args:
         model: the language model.
         catalog: the items that may come back.
-        max_history: how many of the newest known items of a history are read.
+        max_history: how many of the newest known items of a history are read at most, see
+            :mod:`sidera.history_window`.
         beam_width: beams kept at each level when a query does not say.
         neighbours: what is mixed with the language model's distributions; None: nothing.
     """
@@ -125,7 +96,9 @@ class Recommender:
         self.model = model
         self.max_history = max_history
         self.beam_width = beam_width
+        self._columns: BundleColumns | None = None
         self._serving = self.prepare_catalog(catalog, neighbours)
+        self._columns = self._serving.item_filter.columns
 
     @property
     def catalog(self) -> Catalog:
@@ -138,7 +111,7 @@ class Recommender:
 
     def prompt(self, query: Query) -> list[int]:
         """The tokens that the language model reads for a query."""
-        return self._understand(query).prompt
+        return self.understand(query).prompt
 
     def leaf(self, domain: str, item_id: str) -> int:
         """The leaf of an item in ``tables``.
@@ -165,23 +138,27 @@ class Recommender:
         sizes = self.model.vocabulary.codebook_sizes
         if catalog.codebook_sizes != sizes:
             raise CatalogError(f"the catalog has codebooks of {catalog.codebook_sizes} codes, the model of {sizes}")
-        tries = [index.trie for index in catalog.indexes.values()]
-        first_leaves = np.cumsum([0] + [trie.num_leaves for trie in tries]).tolist()
+        first_leaf = {domain: index.first_leaf for domain, index in catalog.indexes.items()}
         return PreparedCatalog(
             catalog=catalog,
-            tables=tables_of(tries, self.model.device),
+            tables=catalog.tables(self.model.device),
             root={domain: root for root, domain in enumerate(catalog.domains)},
-            first_leaf=dict(zip(catalog.domains, first_leaves, strict=False)),
+            first_leaf=first_leaf,
+            item_filter=ItemFilter(catalog, first_leaf, self._columns),
             neighbours=neighbours,
             popularity_below_N=None if neighbours is None else self._popularity(neighbours, catalog),
         )
 
     def _popularity(self, neighbours: Neighbours, catalog: Catalog) -> torch.Tensor:
-        numbers_N = np.concatenate([index.number_of_leaf for index in catalog.indexes.values()])
-        mass_N = np.zeros(len(numbers_N))
-        counted_N = numbers_N < len(neighbours.popularity)
-        mass_N[counted_N] = neighbours.popularity[numbers_N[counted_N]]
-        return torch.from_numpy(np.concatenate([[0.0], np.cumsum(mass_N)])).to(self.model.device)
+        masses = [np.zeros(1)]
+        for index in catalog.indexes.values():
+            numbers_N = index.number_of_leaf
+            mass_N = np.zeros(len(numbers_N))
+            counted_N = numbers_N < len(neighbours.popularity)
+            mass_N[counted_N] = neighbours.popularity[numbers_N[counted_N]]
+            whole = mass_N.sum()  # items that were removed leave their share to the others
+            masses.append(mass_N / whole if whole > 0 else mass_N)
+        return torch.from_numpy(np.cumsum(np.concatenate(masses))).to(self.model.device)
 
     def known_mass(self, domains: Sequence[str], histories: Sequence[Sequence[int]]) -> KnownMass | None:
         """What neighbours know of the leaves, for histories of item numbers of the asked domain, oldest first."""
@@ -190,56 +167,77 @@ class Recommender:
         leaves, masses = [], []
         for domain, numbers in zip(domains, histories, strict=True):
             item_S, mass_S = self.neighbours.known(domain, numbers)
-            leaves.append(self.catalog.leaves(item_S) + self._serving.first_leaf[domain])
-            masses.append(mass_S)
+            leaf_S = self.catalog.leaves(item_S)
+            here_S = leaf_S >= 0  # of items that were removed the language model gets the share
+            leaves.append(leaf_S[here_S] + self._serving.first_leaf[domain])
+            masses.append(mass_S[here_S])
         shares = [self.neighbours.shares_of(domain).popularity for domain in domains]
         return KnownMass.build(leaves, masses, shares, self._serving.popularity_below_N, self.model.device)
 
     def replace_catalog(self, prepared: PreparedCatalog) -> None:
         """Serve another snapshot from now on."""
         self._serving = prepared
+        self._columns = prepared.item_filter.columns
 
     def recommend(self, queries: Sequence[Query]) -> list[Recommendation]:
         """Answer queries, those of all domains together.
 
         Raises:
             UnknownDomainError: a query asks for a domain that the catalog does not hold.
-            SearchError: a query asks for fewer than one item or beam.
+            SearchError: a query asks for fewer than one item or beam, or for a prefix longer than SIDs are, or has a
+                condition on a field that its domain's items do not have.
         """
-        understood = [self._understand(query) for query in queries]
+        understood = [self.understand(query) for query in queries]
         answers: dict[int, Recommendation] = {}
         for beams in sorted({asked.beams for asked in understood}):
             rows = [row for row, asked in enumerate(understood) if asked.beams == beams]
-            found = self._search([queries[row] for row in rows], [understood[row] for row in rows], beams)
+            found = self.search([queries[row] for row in rows], [understood[row] for row in rows], beams)
             for place, row in enumerate(rows):
                 answers[row] = self._answer(queries[row], understood[row], found, place)
+        for row, query in enumerate(queries):
+            if query.explain:
+                answers[row] = explained(self, query, understood[row], answers[row])
         return [answers[row] for row in range(len(queries))]
 
-    def _understand(self, query: Query) -> _Understood:
+    def understand(self, query: Query) -> Understood:
+        """A query in the language model's terms."""
         catalog = self.catalog
         catalog.index(query.domain)
         if query.num_results < 1 or (query.beam_width is not None and query.beam_width < 1):
             raise SearchError("num_results and beam_width must be at least 1")
-        known, missing = [], []
-        for domain, item_id in query.history:
+        known, places, missing = [], [], []
+        for place, (domain, item_id) in enumerate(query.history):
             number = catalog.find(domain, item_id)
             if number is None:
                 missing.append((domain, item_id))
             else:
                 known.append((domain, number))
-        history = self._with_sids(known[-self.max_history :])
+                places.append(place)
+        first_read = window_start([number for _, number in known], self.max_history)
         excluded = [catalog.find(query.domain, item_id) for item_id in query.exclude]
         blocked = [number for number in excluded if number is not None]
         own = [number for domain, number in known if domain == query.domain]
         if query.exclude_history:
             blocked += own
-        return _Understood(
-            prompt=self.model.prompt(history, query.domain),
+        return Understood(
+            prompt=self.model.prompt(self._with_sids(known[first_read:]), query.domain),
+            known=known,
+            places=places,
+            first_read=first_read,
             own=own,
-            blocked=[self._serving.first_leaf[query.domain] + catalog.leaf(number) for number in blocked],
+            blocked=catalog.leaves(np.array(blocked, dtype=np.int64)) + self._serving.first_leaf[query.domain],
+            allowed=self._serving.item_filter.allowed(query.domain, query.conditions, query.only),
             missing=tuple(missing),
-            history_items=len(history),
             beams=max(query.beam_width or self.beam_width, query.num_results),
+        )
+
+    def without(self, query: Query, asked: Understood, place: int) -> Understood:
+        """The same without one of the items that its prompt holds; no older one takes its place."""
+        known = asked.known[:place] + asked.known[place + 1 :]
+        return replace(
+            asked,
+            prompt=self.model.prompt(self._with_sids(known[asked.first_read :]), query.domain),
+            own=[number for domain, number in known if domain == query.domain],
         )
 
     def _with_sids(self, items: Sequence[tuple[str, int]]) -> list[tuple[str, tuple[int, ...]]]:
@@ -250,7 +248,7 @@ class Recommender:
             sid_of |= zip(numbers, self.catalog.sids_of(domain, numbers), strict=True)
         return [(domain, sid_of[number]) for domain, number in items]
 
-    def _search(self, queries: Sequence[Query], understood: Sequence[_Understood], beams: int) -> SearchResult:
+    def search(self, queries: Sequence[Query], understood: Sequence[Understood], beams: int) -> SearchResult:
         """Beam search for queries of one beam width."""
         device = self.model.device
         lengths = [len(asked.prompt) for asked in understood]
@@ -263,29 +261,35 @@ class Recommender:
             roots_B=torch.tensor([self._serving.root[query.domain] for query in queries], device=device),
             mixture=self.model.mixture([query.domain for query in queries]),
             num_results_B=torch.tensor([query.num_results for query in queries], device=device),
-            filter=LeafFilter.build([asked.blocked for asked in understood], device=device),
+            filter=LeafFilter.build(
+                [asked.blocked for asked in understood], [asked.allowed for asked in understood], device
+            ),
             known=self.known_mass([query.domain for query in queries], [asked.own for asked in understood]),
+            caps=PrefixCaps.build([query.diversity for query in queries], self.model.vocabulary.num_levels, device),
+            sampler=Sampler.build([query.sampling for query in queries], device),
         )
         return beam_search(self.model, self._serving.tables, batch, beams)
 
-    def _answer(self, query: Query, asked: _Understood, found: SearchResult, row: int) -> Recommendation:
+    def _answer(self, query: Query, asked: Understood, found: SearchResult, row: int) -> Recommendation:
         index = self.catalog.index(query.domain)
         count = int(found.counts_B[row])
         leaves = (found.leaves_BK[row, :count].cpu() - self._serving.first_leaf[query.domain]).numpy()
         scores = found.scores_BK[row, :count].tolist()
-        sids_KL = index.trie.sids_of(leaves)
+        sids_KL = index.sids_of(leaves)
         items = []
-        for number, score, sid in zip(index.number_of_leaf[leaves].tolist(), scores, sids_KL.tolist(), strict=True):
+        for number, score, sid in zip(index.numbers_of(leaves).tolist(), scores, sids_KL.tolist(), strict=True):
             item_id, title = self.catalog.name(number)
             items.append(RecommendedItem(item_id, score, tuple(sid), title))
         reason = None
         if count < query.num_results:
             reason = f"only {count} items of {query.domain!r} are allowed; {query.num_results} were asked for"
+            if query.diversity is not None:
+                reason += f", no more than {query.diversity.max_per_prefix} of a prefix"
         return Recommendation(
             items=tuple(items),
             missing=asked.missing,
             exact=bool(found.certified_B[row]),
-            fallback=None if asked.history_items else "prior",
+            fallback=None if asked.known else "prior",
             returned_reason=reason,
             beams=asked.beams,
         )

@@ -1,10 +1,13 @@
 """Does this backbone decode trees rightly? Asked once when a bundle is loaded, before anything relies on it.
 
-A small made-up catalog is decoded as a tree, every code of every item of it re-computed plainly, and both compared.
-What differs is refused by name: a backbone with other attention, positions or head than ``language_model`` assumes.
+A small made-up catalog is decoded as a tree, every code of every item of it re-computed plainly, and both compared; so
+is a history that goes on from a kept one. What differs is refused by name: a backbone with
+other attention, positions or head than ``language_model`` assumes. Where only the sharing of lower layers makes the
+difference, the backbone decodes without it.
 """
 
 import itertools
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -14,9 +17,13 @@ from sidera.errors import BackboneError, SearchError
 from sidera.item_scores import item_scores
 from sidera.language_model import LanguageModel
 from sidera.trie import build_trie, tables_of
+from sidera.weight_formats import is_rounded
 
-_TOLERANCE = {torch.float32: 2e-3, torch.float64: 2e-3}
+_TOLERANCE = 2e-3
 _LOW_PRECISION_TOLERANCE = 0.3
+_KEPT_BYTES = 2**30
+_UNFIT = (RuntimeError, ValueError, TypeError, IndexError, AttributeError)
+"""What a backbone raises that other code than ours was written for."""
 
 
 def check_backbone(model: LanguageModel, max_history_items: int) -> None:
@@ -43,14 +50,14 @@ def check_backbone(model: LanguageModel, max_history_items: int) -> None:
             f"{name} attends to a window of {window} tokens, a history of {max_history_items} items "
             f"needs {longest}; set a smaller max_history"
         )
-    tolerance = _TOLERANCE.get(model.backbone.dtype, _LOW_PRECISION_TOLERANCE)
+    tolerance = _LOW_PRECISION_TOLERANCE if is_rounded(model.backbone) else _TOLERANCE
     domains = [next(iter(model.adapter_index), "unseen"), "unseen"]
     advice = "use a full-attention causal model with rotary or learned positions"
     try:
-        right = _slices_match(model, tolerance) and _trees_match(model, domains, min(3, max_history_items), tolerance)
+        right = _slices_match(model, tolerance) and _decodes(model, domains, min(3, max_history_items), tolerance)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+    except _UNFIT as error:
         raise BackboneError(f"{name} cannot decode a tree ({error}); {advice}") from error
     except SearchError as error:
         raise BackboneError(f"{name}: {error}") from error
@@ -75,6 +82,27 @@ def _slices_match(model: LanguageModel, tolerance: float) -> bool:
         if not torch.allclose(sliced, whole_BPW[..., rows], atol=tolerance, rtol=tolerance):
             return False
     return True
+
+
+def _decodes(model: LanguageModel, domains: list[str], history_items: int, tolerance: float) -> bool:
+    """Whether trees decode rightly, behind a new history and behind one that has grown; settles what is shared."""
+    if model.shared_layers:
+        with suppress(*_UNFIT):
+            if _grows(model, domains, history_items, tolerance):
+                return True
+        model.share_nothing()
+    return _grows(model, domains, history_items, tolerance)
+
+
+def _grows(model: LanguageModel, domains: list[str], history_items: int, tolerance: float) -> bool:
+    before = model.history_cache
+    model.keep_histories(_KEPT_BYTES)
+    try:
+        return all(
+            _trees_match(model, domains, items, tolerance) for items in (max(history_items - 1, 0), history_items)
+        )
+    finally:
+        model.keep_histories(0 if before is None else before.max_bytes)
 
 
 def _trees_match(model: LanguageModel, domains: list[str], history_items: int, tolerance: float) -> bool:

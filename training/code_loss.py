@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from sidera.language_model import code_logits, token_logits
+from sidera.output_head import code_logits, token_logits
 from sidera.vocabulary import Vocabulary
 from training.new_rows import NewRows
 from training.sequences import SequenceBatch

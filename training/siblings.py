@@ -36,12 +36,13 @@ class Siblings:
         self._codes: list[Tensor] = []
         self._widest: list[int] = []
         for level, size in enumerate(self._sizes):
-            count_N = self._tables.first_child[level].diff()
+            count_N = self._tables.first_child[level][:].diff()
             parent_N = torch.repeat_interleave(torch.arange(len(count_N), device=count_N.device), count_N)
-            self._keys.append(parent_N * size + self._tables.codes[level])
+            codes_N = self._tables.codes[level][:]
+            self._keys.append(parent_N * size + codes_N)
             self._widest.append(int(count_N.max()))
             # So many places from any node on are inside.
-            self._codes.append(torch.nn.functional.pad(self._tables.codes[level], (0, self._widest[level])))
+            self._codes.append(torch.nn.functional.pad(codes_N, (0, self._widest[level])))
 
     def check(self, domain_E: npt.NDArray[np.int32], codes_EL: npt.NDArray[np.int32]) -> None:
         """Refuse events of items that the tries do not hold.

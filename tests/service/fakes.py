@@ -21,6 +21,7 @@ from service.settings import Settings
 from service.store import CatalogStore, SqliteStore
 from sidera.catalog import Catalog, CatalogItem, create_catalog
 from sidera.embedding import item_texts
+from sidera.history_cache import HistoryCache
 from sidera.recommender import Query, Recommendation, RecommendedItem
 
 SIZES = (4, 4)
@@ -48,6 +49,7 @@ class FakeModel:
         samples: Sequence[object] = (),
     ) -> None:
         self._catalog = create_catalog(items or bundle_items(), SIZES)
+        self.history_cache: HistoryCache | None = None
         self.description = Description("bundle-1", "scratch:tiny", "rqvae", tokenizer, encoder)
         self.samples = samples
         self.batches: list[list[Query]] = []

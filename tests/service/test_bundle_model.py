@@ -2,9 +2,10 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from sidera.assignment import assign_sids
 from sidera.bundle import BundleDetails, DomainEntry, write_bundle
 from sidera.catalog import CatalogItem, create_catalog
 from sidera.embedding import EncoderSpec, TextEncoder, embedder_config, item_texts
+from sidera.recommender import Query, Recommendation, Recommender
 from sidera.tokenizers import save_tokenizer
 from sidera.tokenizers.rqvae import RqVae
 from sidera.vocabulary import Vocabulary
@@ -90,14 +92,15 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def real(bundle: Path, database: Path) -> Iterator[TestClient]:
+def real(bundle: Path, database: Path, **changes: Any) -> Iterator[TestClient]:
     ready, failures = threading.Event(), list[str | None]()
 
     def on_outcome(failure: str | None) -> None:
         failures.append(failure)
         ready.set()
 
-    app = create_app(settings(bundle=bundle, database=str(database), device="cpu"), on_outcome=on_outcome)
+    values = {"bundle": bundle, "database": str(database), "device": "cpu"} | changes
+    app = create_app(settings(**values), on_outcome=on_outcome)
     with TestClient(app) as client:
         assert ready.wait(60)
         assert failures == [None]
@@ -150,6 +153,56 @@ def test_items_registered_on_a_real_bundle_are_recommended_at_once_and_after_a_r
         again = client.post("/recommend", json=question).json()
         assert again["items"] == first["items"]
         assert again["catalog_version"] == first["catalog_version"] == registered["catalog_version"]
+
+
+def history_of(count: int) -> dict[str, Any]:
+    """A request whose history has so many items."""
+    return {"domain": "drama", "history": [{"item_id": f"drama-{n}"} for n in range(count)], "exclude_history": False}
+
+
+def test_a_returning_user_is_answered_from_the_history_cache_which_metrics_tell(bundle: Path, tmp_path: Path) -> None:
+    with real(bundle, tmp_path / "items.db", history_cache_bytes=0) as client:
+        expected = [client.post("/recommend", json=history_of(count)).json()["items"] for count in (2, 3)]
+        assert "history_cache" not in client.get("/metrics").text
+    with real(bundle, tmp_path / "items.db") as client:
+        found = [client.post("/recommend", json=history_of(count)).json()["items"] for count in (2, 3)]
+        lines = client.get("/metrics").text.splitlines()
+    for name in ("hits_total 1.0", "misses_total 1.0", "reused_items_total 2.0", "evictions_total 0.0"):
+        assert f"sidera_history_cache_{name}" in lines
+    (kept,) = [line for line in lines if line.startswith("sidera_history_cache_bytes ")]
+    assert float(kept.split()[1]) > 3 * 4 * 2 * 2 * 32 * 4
+    for one, other in zip(expected, found, strict=True):
+        assert [item["item_id"] for item in one] == [item["item_id"] for item in other]
+        assert [item["score"] for item in one] == pytest.approx([item["score"] for item in other], abs=1e-5)
+
+
+@pytest.mark.parametrize("weights", ["bfloat16", "int8"])
+def test_the_weights_of_a_served_bundle_are_a_setting(bundle: Path, tmp_path: Path, weights: str) -> None:
+    with real(bundle, tmp_path / "items.db") as client:
+        plain = client.post("/recommend", json=history_of(4)).json()["items"]
+    with real(bundle, tmp_path / "items.db", weights=weights) as client:
+        rounded = client.post("/recommend", json=history_of(4)).json()["items"]
+    scores = {item["item_id"]: item["score"] for item in plain}
+    assert {item["item_id"]: item["score"] for item in rounded} == pytest.approx(scores, abs=0.1)
+    assert [item["score"] for item in rounded] != [item["score"] for item in plain]
+
+
+def test_engines_compute_with_as_many_threads_as_are_set(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, seen, recommend = torch.get_num_threads(), list[int](), Recommender.recommend
+
+    def watched(recommender: Recommender, queries: Sequence[Query]) -> list[Recommendation]:
+        seen.append(torch.get_num_threads())
+        return recommend(recommender, queries)
+
+    monkeypatch.setattr(Recommender, "recommend", watched)
+    try:
+        with real(bundle, tmp_path / "items.db", threads=before + 1) as client:
+            client.post("/recommend", json=history_of(1))
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {before + 1}
 
 
 def test_a_bundle_with_a_changed_byte_is_refused_in_one_sentence(bundle: Path, tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_the_bundles_samples_are_replayed_before_it_is_ready(serve: Serve) -> No
 def test_a_bundle_without_samples_warms_up_every_domain(serve: Serve) -> None:
     model = FakeModel()
     serve(model)
-    assert model.batches == [[Query("drama")], [Query("comedy")]]
+    assert model.batches == [[Query("comedy")], [Query("drama")]]
 
 
 @pytest.mark.parametrize(

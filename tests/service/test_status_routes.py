@@ -13,7 +13,7 @@ def test_info_says_what_is_served(client: TestClient) -> None:
     assert info == {
         "bundle_version": "bundle-1",
         "catalog_version": 1,
-        "domains": [{"name": "drama", "items": 6}, {"name": "comedy", "items": 3}],
+        "domains": [{"name": "comedy", "items": 3}, {"name": "drama", "items": 6}],
         "backbone": "scratch:tiny",
         "tokenizer": {"method": "rqvae", "version": "tokenizer-a", "codebook_sizes": [4, 4]},
     }

@@ -14,7 +14,10 @@ from transformers import PreTrainedModel
 
 from sidera.adapters import AdapterBank
 from sidera.errors import BackboneError
+from sidera.key_values import keys_and_values
 from sidera.language_model import LanguageModel
+from sidera.linear_layers import upper_half
+from sidera.self_test import check_backbone
 from tests.sidera.worlds import VOCABULARY, random_backbone, write_adapter
 
 KINDS = {"qwen2": ("q_proj", "v_proj", "down_proj"), "gpt2": ("c_attn", "c_fc", "c_proj")}
@@ -171,3 +174,77 @@ def test_the_adapters_of_a_language_model_are_those_of_its_domains(tmp_path: Pat
 def test_the_configuration_that_these_tests_write_is_one_that_peft_reads(tmp_path: Path) -> None:
     folder = write_adapter(tmp_path / "films", random_backbone(), rank=3)
     assert peft.PeftConfig.from_pretrained(str(folder)).r == 3
+
+
+KINDS_OF_LAYERS: dict[str, dict[str, Any]] = {
+    "qwen2": {},
+    "qwen3": {"head_dim": 8},
+    "llama": {},
+    "gpt2": {"n_positions": 96},
+    "phi": {},
+    "granite": {"logits_scaling": 3.0, "embedding_multiplier": 2.0},
+    "cohere": {"logit_scale": 0.5},
+}
+
+
+def upper_half_model(folder: Path, kind: str, **changes: Any) -> LanguageModel:
+    """A model of four layers whose adapters, of two domains, touch the last two."""
+    backbone = random_backbone(kind, num_hidden_layers=4, **changes)
+    conv = {"fan_in_fan_out": True} if kind == "gpt2" else {}
+    adapters = {
+        domain: write_adapter(folder / domain, backbone, seed, rank=seed + 1, targets=upper_half(backbone), **conv)
+        for seed, domain in enumerate(("films", "books"), 1)
+    }
+    return LanguageModel(backbone, VOCABULARY, adapters, {"films": 0.3, "books": 0.8})
+
+
+def rows_of_layers(model: LanguageModel) -> list[int]:
+    """Rows of the keys that every layer keeps of a batch of three requests and two distributions."""
+    tokens_BP = torch.tensor([[9, 40, 44, 48, 9], [8, 0, 0, 0, 0], [8, 41, 47, 50, 9]])
+    _, history = model.prefill(tokens_BP, torch.tensor([5, 1, 5]), torch.tensor([1, 0, 1]), 2)
+    return [len(kept) for kept in keys_and_values(history.cache, slice(None))[::2]]
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_LAYERS)
+def test_layers_below_the_adapters_run_once_and_a_search_sees_what_plain_reading_gives(
+    tmp_path: Path, kind: str
+) -> None:
+    model = upper_half_model(tmp_path, kind, **KINDS_OF_LAYERS[kind])
+    assert model.shared_layers == 2
+    assert rows_of_layers(model) == [3, 3, 6, 6]
+    first, second = [9, 40, 44, 48, 9], [8]
+    for prompts in ([first, second], [first], [second]):
+        tokens_BP = torch.full((len(prompts), max(map(len, prompts))), VOCABULARY.pad)
+        for row, prompt in enumerate(prompts):
+            tokens_BP[row, : len(prompt)] = torch.tensor(prompt)
+        adapters_B = torch.arange(len(prompts))
+        lengths_B = torch.tensor([len(prompt) for prompt in prompts])
+        hidden_MBD, history = model.prefill(tokens_BP, lengths_B, adapters_B, 2)
+        two = torch.tensor([[40, 41]] * len(prompts))
+        apart = torch.eye(2, dtype=torch.bool).expand(len(prompts), 2, 2)
+        extended_MBTD = model.extend(history, two, torch.zeros_like(two), apart)
+        for row, prompt in enumerate(prompts):
+            alone = model.read(torch.tensor([prompt]), adapters_B[row : row + 1])
+            torch.testing.assert_close(hidden_MBD[:, row], alone[:, 0, -1], atol=1e-5, rtol=1e-5)
+            for place, token in enumerate((40, 41)):
+                alone = model.read(torch.tensor([[*prompt, token]]), adapters_B[row : row + 1])
+                torch.testing.assert_close(extended_MBTD[:, row, place], alone[:, 0, -1], atol=1e-5, rtol=1e-5)
+    check_backbone(model, max_history_items=8)
+    assert model.shared_layers == 2
+
+
+def test_adapters_of_the_first_layer_leave_nothing_to_share(tmp_path: Path) -> None:
+    backbone = random_backbone(num_hidden_layers=4)
+    adapters = {"films": write_adapter(tmp_path, backbone)}
+    model = LanguageModel(backbone, VOCABULARY, adapters, {"films": 0.3})
+    assert model.shared_layers == 0
+    assert rows_of_layers(LanguageModel(backbone, VOCABULARY)) == [6] * 4
+
+
+def test_a_backbone_that_shares_wrongly_decodes_without_sharing(tmp_path: Path) -> None:
+    model = upper_half_model(tmp_path, "qwen2")
+    assert model._repeated is not None
+    model._repeated._repeat = lambda value: value  # type: ignore[method-assign]
+    check_backbone(model, max_history_items=8)
+    assert model.shared_layers == 0
+    assert rows_of_layers(model) == [6] * 4

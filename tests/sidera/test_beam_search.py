@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sidera.beam_search import SearchBatch, beam_search
+from sidera.diversity import Diversity
 from sidera.errors import SearchError
 from sidera.language_model import LanguageModel
+from sidera.sampling import Sampling
 from sidera.user_router import Mixture
 from tests.sidera.worlds import (
     SIZES,
@@ -63,7 +65,7 @@ few_sids = st.just(frozenset[Sid]()) | st.frozensets(one_sid, max_size=8)
 
 
 @st.composite
-def samples(draw: st.DrawFn, max_requests: int = 4, filtered: bool = True) -> Sampled:
+def samples(draw: st.DrawFn, max_requests: int = 4, filtered: bool = True, varied: bool = False) -> Sampled:
     domains = draw(st.fixed_dictionaries(dict.fromkeys(("books", "films", "songs"), some_sids)))
 
     def request() -> Request:
@@ -78,6 +80,8 @@ def samples(draw: st.DrawFn, max_requests: int = 4, filtered: bool = True) -> Sa
             allowed=draw(own) if filtered and draw(st.booleans()) else None,
             known=tuple((sid, draw(st.sampled_from([0.01, 0.1]))) for sid in draw(few_sids)),
             shared=draw(st.sampled_from([0.0, 0.0, 0.2])),
+            diversity=draw(st.none() | st.builds(Diversity, st.integers(1, 2), st.integers(1, 3))) if varied else None,
+            sampling=draw(st.none() | st.builds(Sampling, st.integers(0, 9))) if varied else None,
         )
 
     return Sampled(domains, [request() for _ in range(draw(st.integers(1, max_requests)))])
@@ -273,7 +277,7 @@ def precise_model(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
 
 
 @slow
-@given(samples(max_requests=3), st.integers(0, 9))
+@given(samples(max_requests=3, varied=True), st.integers(0, 9))
 def test_a_request_is_answered_alone_as_in_any_batch_and_padding(
     precise_model: LanguageModel, sample: Sampled, padding: int
 ) -> None:
@@ -288,10 +292,26 @@ def test_a_request_is_answered_alone_as_in_any_batch_and_padding(
     ):
         together = world.search(batch, width, padding)
         own = together[first:][: len(alone)] if first is not None else together[: len(alone)][::-1]
-        for one, many in zip(alone, own, strict=True):
+        for request, one, many in zip(sample.requests, alone, own, strict=True):
             assert many.scores == pytest.approx(one.scores, rel=0, abs=1e-5)
-            if min((a - b for a, b in zip(one.scores, one.scores[1:], strict=False)), default=1.0) > 1e-4:
+            gaps = [a - b for a, b in zip(one.scores, one.scores[1:], strict=False)]
+            if request.sampling is not None or min(gaps, default=1.0) > 1e-4:
                 assert many.sids == one.sids
+
+
+@slow
+@given(samples(max_requests=2, varied=True), st.integers(0, 12))
+def test_whatever_is_asked_for_items_are_valid_allowed_all_different_and_their_scores_exhaustive(
+    make_world: MakeWorld, sample: Sampled, more: int
+) -> None:
+    world = make_world(sample.domains)
+    width = max(request.num_results for request in sample.requests) + more
+    for request, found in zip(sample.requests, world.search(sample.requests, width), strict=True):
+        score_of = {sid: score for score, sid in world.exhaustive(request)}
+        kept = list(score_of) if request.diversity is None else [sid for _, sid in world.greedy(request)]
+        assert len(set(found.sids)) == len(found.sids) == min(request.num_results, len(kept))
+        assert all(map(math.isfinite, found.scores))
+        assert found.scores == pytest.approx([score_of[sid] for sid in found.sids], rel=0, abs=1e-4)
 
 
 # Forward passes

@@ -240,7 +240,7 @@ def test_a_name_that_could_leave_the_bundle_is_refused(bundle: Path, name: str) 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("schema_version", 2, "has schema version 2, but this release reads 1"),
+        ("schema_version", 1, "has schema version 1, but this release reads 2; write the bundle again"),
         ("schema_version", None, "has schema version None"),
         ("created", "yesterday", "expected an ISO 8601 time with its zone"),
         ("created", "2026-03-01T12:00:00", "expected an ISO 8601 time with its zone"),

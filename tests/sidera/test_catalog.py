@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import load_file, save_file
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from sidera.catalog import Catalog, CatalogItem, create_catalog
 from sidera.errors import CatalogError, DuplicateItemError, UnknownDomainError
+from sidera.item_store import ItemColumns, ItemStore
+from sidera.stored_catalog import build_catalog
+from sidera.trie import build_trie, tables_of
 from tests.sidera.worlds import SIZES, random_sids
 
 STRANGE_IDS = [
@@ -47,9 +51,22 @@ def assert_holds(catalog: Catalog, items: Sequence[CatalogItem]) -> None:
         assert [catalog.name(number) for number in numbers] == [(item.item_id, item.title) for item in own]
         assert [catalog.find(domain, item.item_id) for item in own] == numbers
         assert [catalog.leaf(number) for number in numbers] == list(range(len(own)))
+        assert catalog.leaves(np.array(numbers)[::-1]).tolist() == list(range(len(own)))[::-1]
+        assert index.numbers_of(np.arange(len(own))[::-1]).tolist() == numbers[::-1]
+        assert index.sids_of(np.arange(len(own))[::-1]).tolist() == [list(item.sid) for item in own][::-1]
         assert catalog.sids_of(domain, numbers) == [catalog.sid(domain, number) for number in numbers]
         assert catalog.sids_of(domain, numbers[::-1]) == [item.sid for item in own[::-1]]
         assert catalog.sids_of(domain, []) == []
+        assert index.trie.sids().tolist() == [list(item.sid) for item in own]
+    if items:
+        of_domain = [[item.sid for item in items if item.domain == domain] for domain in catalog.domains]
+        anew = tables_of([build_trie(np.array(sids), SIZES)[0] for sids in of_domain])
+        assert everything(catalog.tables()) == everything(anew)
+
+
+def everything(tables: Any) -> list[list[int]]:
+    """All numbers of tables."""
+    return [array[:].tolist() for array in (*tables.codes, *tables.first_child, *tables.leaf_begin)]
 
 
 @pytest.fixture
@@ -84,7 +101,7 @@ def test_what_a_catalog_does_not_hold_is_not_found(items: list[CatalogItem]) -> 
     for domain, item_id in [("films", "20"), ("films", ""), ("songs", "1"), ("", "1"), ("films", "it")]:
         assert catalog.find(domain, item_id) is None
     for ask in (catalog.size, catalog.index, catalog.sids):
-        with pytest.raises(UnknownDomainError, match="no domain 'songs'; the domains are films, books, one-item"):
+        with pytest.raises(UnknownDomainError, match="no domain 'songs'; the domains are books, films, one-item"):
             ask("songs")
 
 
@@ -232,6 +249,102 @@ def test_joining_items_in_steps_is_as_joining_them_at_once(steps: list[list[tupl
         assert_holds(catalog, list(held.values()))
 
 
+# Removing and hiding
+
+
+def test_removed_items_are_gone_and_the_others_keep_their_numbers(items: list[CatalogItem]) -> None:
+    catalog = create_catalog(items, SIZES)
+    gone = [*items[3:9], items[-1]]
+    kept = [item for item in items if item not in gone]
+    numbers = [catalog.find(item.domain, item.item_id) for item in kept]
+    later = catalog.without_items([(item.domain, item.item_id) for item in gone], 2)
+    assert_holds(later, kept)
+    assert_holds(catalog, items)
+    assert [later.find(item.domain, item.item_id) for item in kept] == numbers
+    removed = np.array([catalog.find(item.domain, item.item_id) for item in gone])
+    assert later.leaves(removed).tolist() == [-1] * 7
+    assert [later.find(item.domain, item.item_id) for item in gone] == [None] * 7
+    with pytest.raises(UnknownDomainError, match=r"the domains are books, films$"):
+        later.index("one-item")
+    assert_holds(later.without_items([], 3), kept)
+
+
+def test_a_removed_item_comes_back_under_its_number_with_another_sid(items: list[CatalogItem]) -> None:
+    new = CatalogItem("songs", "s", (1, 1, 1))
+    catalog = create_catalog(items, SIZES).with_items([new], 2)
+    gone = [new, items[4], items[-1]]
+    numbers = [catalog.find(item.domain, item.item_id) for item in gone]
+    without = catalog.without_items([(item.domain, item.item_id) for item in gone], 3)
+    free = [(2, 2, 2), next(sid for sid in random_sids(np.random.default_rng(9), 120) if not is_taken(items, sid))]
+    back = [replace(gone[0], sid=free[0]), replace(gone[1], sid=free[1], title="Back"), gone[2]]
+    again = without.with_items(back, 4)
+    assert_holds(again, [item for item in items if item not in gone] + back)
+    assert [again.find(item.domain, item.item_id) for item in back] == numbers
+    stays = again.find(items[0].domain, items[0].item_id)
+    assert again.from_bundle(np.array([*numbers, stays])).tolist() == [False, False, False, True]
+    fresh = CatalogItem("songs", "fresh", (3, 3, 3))
+    assert again.with_items([fresh], 5).find("songs", "fresh") == len(items) + 1
+
+
+def is_taken(items: Sequence[CatalogItem], sid: tuple[int, ...]) -> bool:
+    return any(item.sid == sid for item in items)
+
+
+def test_hidden_items_stay_in_the_tries_and_are_listed_until_they_are_shown(items: list[CatalogItem]) -> None:
+    catalog = create_catalog(items, SIZES)
+    hidden = [items[2], items[7], items[30]]
+    keys = [(item.domain, item.item_id) for item in hidden]
+    later = catalog.with_hidden(keys, 2)
+    assert_holds(later, items)
+    films = sorted(item.sid for item in items if item.domain == "films")
+    assert later.hidden_leaves("films").tolist() == sorted(films.index(item.sid) for item in hidden[:2])
+    assert len(later.hidden_leaves("books")) == 1
+    assert catalog.hidden_leaves("films").tolist() == later.hidden_leaves("one-item").tolist() == []
+    before = CatalogItem("films", "before", (0, 0, 0))
+    films = sorted([*films, before.sid])
+    grown = later.with_items([before], 3)
+    assert grown.hidden_leaves("films").tolist() == sorted(films.index(item.sid) for item in hidden[:2])
+    assert len(grown.with_hidden(keys[1:], 4, hidden=False).hidden_leaves("films")) == 1
+    gone = grown.without_items(keys[:1], 4)
+    assert len(gone.hidden_leaves("films")) == 1
+    assert len(gone.with_items([hidden[0]], 5).hidden_leaves("films")) == 1
+    with pytest.raises(UnknownDomainError):
+        later.hidden_leaves("songs")
+
+
+def test_what_the_catalog_does_not_hold_cannot_be_removed_or_hidden(items: list[CatalogItem]) -> None:
+    catalog = create_catalog(items, SIZES)
+    for change in (catalog.without_items, catalog.with_hidden):
+        with pytest.raises(CatalogError, match="there is no item 'x' in domain 'films'"):
+            change([("films", "0"), ("films", "x")], 2)
+        with pytest.raises(CatalogError, match="versions only increase"):
+            change([("films", "0")], 1)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(st.booleans(), st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 30)), max_size=8))))
+def test_items_that_come_and_go_in_any_order_leave_the_catalog_of_those_that_stayed(
+    steps: list[tuple[bool, list[tuple[str, int]]]],
+) -> None:
+    sids = random_sids(np.random.default_rng(0), 31)
+    held = {("a", str(place)): CatalogItem("a", str(place), sids[place], "bundle") for place in range(0, 31, 2)}
+    catalog = create_catalog(list(held.values()), SIZES)
+    numbers = {key: catalog.find(*key) for key in held}
+    for version, (joins, places) in enumerate(steps, start=2):
+        keys = [(domain, str(place)) for domain, place in dict.fromkeys(places)]
+        if joins:
+            new = [CatalogItem(domain, item_id, sids[int(item_id)], f"{version}") for domain, item_id in keys]
+            catalog = catalog.with_items(new, version)
+            held |= {(item.domain, item.item_id): item for item in new}
+        else:
+            keys = [key for key in keys if key in held]
+            catalog = catalog.without_items(keys, version)
+            held = {key: item for key, item in held.items() if key not in keys}
+        assert_holds(catalog, list(held.values()))
+        numbers |= {key: numbers.get(key, catalog.find(*key)) for key in held}
+        assert {key: catalog.find(*key) for key in held} == {key: numbers[key] for key in held}
+
+
 # Files
 
 
@@ -242,25 +355,127 @@ def test_a_changed_catalog_is_not_written(items: list[CatalogItem], tmp_path: Pa
             changed.save(tmp_path)
 
 
-def duplicated(numbers: Any) -> Any:
-    return np.full_like(numbers, numbers[0])
+def rewrite(folder: Path, change: Any, **metadata: str) -> None:
+    """Write ``tries.safetensors`` again with other arrays, or other domains."""
+    path = folder / "tries.safetensors"
+    with safe_open(path, framework="numpy") as file:
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = file.metadata() | metadata
+    change(arrays)
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, metadata=metadata)
 
 
-@pytest.mark.parametrize("change", [duplicated, lambda numbers: numbers + 1000, lambda n: n - 1000, lambda n: n[1:]])
-def test_leaves_that_do_not_stand_for_items_are_refused(change: Any, items: list[CatalogItem], tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["number_of_leaf", "leaf_of_number"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda numbers: np.full_like(numbers, numbers[0]),
+        lambda numbers: numbers + 1000,
+        lambda numbers: numbers - 1000,
+        lambda numbers: numbers[1:],
+        lambda numbers: numbers[::-1],
+        lambda numbers: numbers.astype(np.int64),
+    ],
+)
+def test_leaves_that_do_not_stand_for_items_are_refused(
+    name: str, change: Any, items: list[CatalogItem], tmp_path: Path
+) -> None:
     create_catalog(items, SIZES).save(tmp_path)
-    arrays = load_file(tmp_path / "films.safetensors")
-    changed = np.ascontiguousarray(change(arrays["number_of_leaf"]))
-    save_file(
-        arrays | {"number_of_leaf": changed},
-        tmp_path / "films.safetensors",
-    )
-    with pytest.raises(CatalogError, match="trie of 'films' does not fit"):
-        Catalog.load(tmp_path, ["films", "books"], SIZES)
+    rewrite(tmp_path, lambda arrays: arrays.update({name: change(arrays[name])}))
+    with pytest.raises(CatalogError, match="do not fit the items"):
+        Catalog.load(tmp_path, ["films", "books", "one-item"], SIZES)
 
 
 def test_a_table_of_another_length_is_refused(items: list[CatalogItem], tmp_path: Path) -> None:
     create_catalog(items, SIZES).save(tmp_path)
-    pq.write_table(pq.read_table(tmp_path / "items.parquet")[1:], tmp_path / "items.parquet")
-    with pytest.raises(CatalogError, match="50 rows for 51 item ids"):
+    table = ItemStore.load(tmp_path).table
+    for wrong, told in (
+        (table[1:], "50 rows for 51 item ids"),
+        (table.drop_columns(["title"]), "title does not exist"),
+    ):
+        with pa.OSFile(str(tmp_path / "new"), "wb") as file, pa.ipc.new_file(file, wrong.schema) as writer:
+            writer.write_table(wrong)
+        (tmp_path / "new").replace(tmp_path / "items.arrow")
+        with pytest.raises(CatalogError, match=told):
+            Catalog.load(tmp_path, ["films", "books", "one-item"], SIZES)
+
+
+def test_other_domains_than_the_bundle_names_are_refused(items: list[CatalogItem], tmp_path: Path) -> None:
+    create_catalog(items, SIZES).save(tmp_path)
+    with pytest.raises(CatalogError, match="holds the domains books, films, one-item, not films; export"):
         Catalog.load(tmp_path, ["films"], SIZES)
+    rewrite(tmp_path, lambda arrays: None, domains='["books", "films"]')
+    with pytest.raises(CatalogError, match="levels do not fit together"):
+        Catalog.load(tmp_path, ["films", "books"], SIZES)
+
+
+@pytest.mark.parametrize("name", ["tries.safetensors", "items.arrow", "item_ids.marisa"])
+@pytest.mark.parametrize("content", [None, b"", b"no such file at all " * 10])
+def test_a_missing_or_broken_file_is_named(
+    name: str, content: bytes | None, items: list[CatalogItem], tmp_path: Path
+) -> None:
+    create_catalog(items, SIZES).save(tmp_path)
+    (tmp_path / name).unlink()
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(CatalogError, match=f"{name} cannot be read .*; export the bundle again"):
+        Catalog.load(tmp_path, ["films", "books", "one-item"], SIZES)
+
+
+def test_codes_beyond_the_codebooks_are_refused(items: list[CatalogItem], tmp_path: Path) -> None:
+    create_catalog(items, SIZES).save(tmp_path)
+    with pytest.raises(CatalogError, match="codes do not increase"):
+        Catalog.load(tmp_path, ["films", "books", "one-item"], (5, 4, 5))
+
+
+def test_tries_and_numbers_are_not_copied_into_memory(items: list[CatalogItem], tmp_path: Path) -> None:
+    create_catalog(items[:50], SIZES).save(tmp_path)
+    catalog = Catalog.load(tmp_path, ["films", "books"], SIZES)
+    tables, again = catalog.tables(), catalog.with_hidden([("films", "1")], 2).tables()
+    assert tables is again
+    for domain, root in (("books", 0), ("films", 1)):
+        trie = catalog.index(domain).trie
+        for level, codes in enumerate(trie.codes):
+            whole = tables.codes[level].values.numpy()  # type: ignore[attr-defined]
+            assert codes.dtype == np.uint8
+            assert np.shares_memory(codes, whole)
+            assert np.shares_memory(trie.first_child[level], tables.first_child[level].values.numpy())  # type: ignore[attr-defined]
+        assert catalog.index(domain).number_of_leaf.dtype == np.int32
+        assert tables.first_child[0][root : root + 1].tolist() == [int(trie.first_child[0][0])]
+
+
+# Columns
+
+
+def test_items_given_in_columns_are_those_given_one_by_one() -> None:
+    own = made_up("films", 20)
+    columns = ItemColumns(
+        pa.array([item.item_id for item in own]),
+        pa.array([item.title for item in own]),
+        pa.array(['{"year": %s, "tags": ["ä", "b"]}' % item.item_id for item in own]),  # noqa: UP031
+    )
+    sids_NL = np.array([item.sid for item in own])
+    built, expected = build_catalog({"films": (columns, sids_NL)}, SIZES), create_catalog(own, SIZES)
+    assert built.store.table.equals(expected.bundle_items)
+    np.testing.assert_array_equal(built.number_of_leaf, expected.index("films").number_of_leaf)
+    bare = build_catalog({"films": (ItemColumns(columns.item_ids), sids_NL)}, SIZES).store
+    assert (bare.title(3), bare.fields(3)) == (None, {})
+
+
+@pytest.mark.parametrize(
+    ("item_ids", "told"),
+    [(["1", "2", ""], "is not allowed"), (["1", "a\0", "3"], "is not allowed"), (["1", None, "3"], "without an id")],
+)
+def test_a_column_of_ids_that_are_not_allowed_is_refused(item_ids: list[str | None], told: str) -> None:
+    with pytest.raises(CatalogError, match=told):
+        build_catalog({"films": (ItemColumns(pa.array(item_ids)), np.array([[0, 0, 0], [0, 0, 1], [1, 0, 0]]))}, SIZES)
+
+
+def test_columns_of_different_lengths_are_refused() -> None:
+    sids_NL = np.array([[0, 0, 0], [0, 0, 1]])
+    for columns, sids in (
+        (ItemColumns(pa.array(["1", "2"]), pa.array(["one"])), sids_NL),
+        (ItemColumns(pa.array(["1", "2"])), sids_NL[:1]),
+    ):
+        with pytest.raises(CatalogError, match="for 2 items"):
+            build_catalog({"films": (columns, sids)}, SIZES)

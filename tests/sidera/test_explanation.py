@@ -133,12 +133,12 @@ def test_a_changed_file_of_the_catalog_is_refused_before_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = bundle_of(tmp_path, shop())
-    file = path / "catalog" / "items.parquet"
+    file = path / "catalog" / "items.arrow"
     content = bytearray(file.read_bytes())
-    content[20] ^= 1
+    content[-20] ^= 1
     file.write_bytes(content)
-    monkeypatch.setattr("pyarrow.parquet.read_table", None)
-    with pytest.raises(BundleError, match=r"items\.parquet was changed"):
+    monkeypatch.setattr(Catalog, "load", None)
+    with pytest.raises(BundleError, match=r"items\.arrow was changed"):
         explain_item(open_bundle(path), "lamp-1")
 
 

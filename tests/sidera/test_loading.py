@@ -89,8 +89,8 @@ def test_auto_takes_the_cpu_where_there_is_no_gpu(tiny_bundle: Path, monkeypatch
     [
         "backbone/model.safetensors",
         "tokenizer/weights.safetensors",
-        "catalog/films.safetensors",
-        "catalog/items.parquet",
+        "catalog/tries.safetensors",
+        "catalog/items.arrow",
     ],
 )
 def test_a_flipped_byte_in_what_is_read_is_refused_by_name(name: str, tiny_bundle: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from sidera.catalog import Catalog, CatalogItem, create_catalog
 from sidera.errors import CatalogError, SearchError, UnknownDomainError
 from sidera.item_scores import item_scores
 from sidera.language_model import LanguageModel
+from sidera.neighbours import GrownLists, NeighbourLists, Neighbours, Reading, Shares
 from sidera.recommender import Query, Recommendation, Recommender
 from tests.sidera.worlds import SIZES, VOCABULARY, adapted_model, random_backbone, random_sids
 
@@ -281,3 +282,44 @@ def test_a_model_without_adapters_answers_from_the_universal_distribution_alone(
     unmixed = adapted_model(tmp_path, gammas={"films": 0.0, "books": 0.0})
     queries = [Query(domain, HISTORY, num_results=5) for domain in COUNTS]
     assert_same(Recommender(unmixed, catalog, 4, 40).recommend(queries), plain.recommend(queries))
+
+
+def test_removed_items_are_as_if_they_had_never_been_and_hidden_ones_keep_their_part(
+    model: LanguageModel, catalog: Catalog
+) -> None:
+    gone = [("films", f"f{place}") for place in range(5, 20)] + [("one-item", "o0")]
+    kept = [catalog.item(number) for number in range(len(catalog))]
+    kept = [item for item in kept if (item.domain, item.item_id) not in gone]
+    without = Recommender(model, catalog.without_items(gone, 2), max_history=4, beam_width=40)
+    anew = Recommender(model, create_catalog(kept, SIZES), max_history=4, beam_width=40)
+    queries = [Query(domain, HISTORY, num_results=40) for domain in ("films", "books", "songs")]
+    assert_same(without.recommend(queries), anew.recommend(queries))
+    with pytest.raises(UnknownDomainError):
+        without.recommend([Query("one-item")])
+
+    hidden = Recommender(model, catalog.with_hidden(gone[:5], 2), max_history=4, beam_width=40)
+    query = Query("films", HISTORY, num_results=40, exclude_history=False)
+    (answer,) = hidden.recommend([query])
+    expected = exhaustive(hidden, query)
+    assert ids(answer) == [item_id for item_id in expected if ("films", item_id) not in gone[:5]]
+    assert scores(answer) == pytest.approx([expected[item_id] for item_id in ids(answer)], abs=1e-4)
+
+
+def test_what_neighbours_knew_of_removed_items_goes_to_the_others(model: LanguageModel, catalog: Catalog) -> None:
+    numbers = catalog.index("films").number_of_leaf.astype(np.int64)
+    begin = np.full(len(catalog) + 1, 0)
+    begin[int(numbers[0]) + 1 :] = 3
+    lists = NeighbourLists(begin, numbers[[1, 2, 3]].astype(np.int32), np.array([0.5, 0.3, 0.2], dtype=np.float32))
+    popularity = np.zeros(len(catalog), dtype=np.float32)
+    popularity[numbers[:8]] = 1 / 8
+    shares = {"films": Shares(transitions=0.4, popularity=0.2)}
+    neighbours = Neighbours(lists, GrownLists(lists), popularity, shares, Shares(), Reading())
+    first = catalog.name(int(numbers[0]))[0]
+    gone = [catalog.name(int(number))[0] for number in numbers[[2, 7]]]
+    changed = catalog.without_items([("films", item_id) for item_id in gone], 2)
+    for snapshot, count in ((catalog, 40), (changed, 38)):
+        recommender = Recommender(model, snapshot, max_history=4, beam_width=40, neighbours=neighbours)
+        (answer,) = recommender.recommend([Query("films", (("films", first),), 40, exclude_history=False)])
+        assert len(answer.items) == count
+        assert sum(np.exp(scores(answer))) == pytest.approx(1.0, abs=1e-4)
+        assert not set(ids(answer)) & set(gone) or snapshot is catalog

@@ -15,9 +15,11 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from sidera.beam_search import SearchBatch, SearchResult, beam_search
+from sidera.diversity import Diversity, PrefixCaps
 from sidera.known_mass import KnownMass
 from sidera.language_model import LanguageModel
-from sidera.leaf_filter import LeafFilter
+from sidera.leaf_filter import LeafFilter, LeafSet
+from sidera.sampling import Sampler, Sampling
 from sidera.trie import build_trie, tables_of
 from sidera.user_router import Mixture
 from sidera.vocabulary import Vocabulary
@@ -72,7 +74,7 @@ def write_adapter(
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for name, layer in backbone.named_modules():
-        if name.rpartition(".")[2] not in targets:
+        if not f".{name}".endswith(tuple(f".{target}" for target in targets)):
             continue
         size_out, size_in = layer.weight.shape
         if type(layer).__name__ == "Conv1D":
@@ -119,6 +121,8 @@ class Request:
     allowed: frozenset[Sid] | None = None
     known: tuple[tuple[Sid, float], ...] = ()
     shared: float = 0.0
+    diversity: Diversity | None = None
+    sampling: Sampling | None = None
 
     def permits(self, sid: Sid) -> bool:
         return sid not in self.blocked and (self.allowed is None or sid in self.allowed)
@@ -172,7 +176,7 @@ class World:
             filter=LeafFilter.build(
                 [self.leaves(request.domain, request.blocked) for request in requests],
                 [
-                    None if request.allowed is None else self.leaves(request.domain, request.allowed)
+                    None if request.allowed is None else LeafSet.of(self.leaves(request.domain, request.allowed))
                     for request in requests
                 ],
             ),
@@ -182,6 +186,8 @@ class World:
                 [request.shared for request in requests],
                 torch.cat([torch.zeros(1), torch.tensor(np.concatenate([*self.shared.values()])).cumsum(0)]),
             ),
+            caps=PrefixCaps.build([request.diversity for request in requests], self.tables.num_levels),
+            sampler=Sampler.build([request.sampling for request in requests]),
         )
 
     def _exists(self, request: Request, sid: Sid) -> bool:
@@ -214,6 +220,20 @@ class World:
         """The score of every allowed SID, best first."""
         scores = [(self._score(request, sid), sid) for sid in self.sids[request.domain] if request.permits(sid)]
         return sorted(scores, key=lambda pair: -pair[0])
+
+    def greedy(self, request: Request) -> list[tuple[float, Sid]]:
+        """The exhaustive ranking, without the items whose prefix has had as many as the request's cap allows."""
+        assert request.diversity is not None
+        kept: list[tuple[float, Sid]] = []
+        for score, sid in self.exhaustive(request):
+            prefix = sid[: request.diversity.prefix_length]
+            if sum(own[: len(prefix)] == prefix for _, own in kept) < request.diversity.max_per_prefix:
+                kept.append((score, sid))
+        return kept
+
+    def prefix_score(self, request: Request, prefix: Sid) -> float:
+        """log P(prefix), whatever the request's filter."""
+        return self._score(request, prefix)
 
     def naive_beams(self, request: Request, width: int) -> tuple[list[tuple[float, Sid]], bool]:
         """Level-synchronous beam search, and whether no decision in it was as close as rounding."""

@@ -213,12 +213,6 @@ def test_a_missing_domain_folder_is_refused_and_the_present_ones_named(
         train(config, lambda sentence: None)
 
 
-def test_a_domain_that_is_named_as_a_file_of_the_bundle_is_refused(tmp_path: Path, tiny_encoder: Path) -> None:
-    tiny.write_domain(tmp_path / "data" / "vectors", items("vectors", 8), walk("vectors", "user-1", [0, 1, 2, 3]))
-    with pytest.raises(DataError, match="domain name 'vectors' is not allowed, a file of the bundle has it"):
-        train(config_in(tmp_path, tmp_path / "data", tiny_encoder), lambda sentence: None)
-
-
 @pytest.mark.parametrize("place", ["notes", "notes/readme.txt"])
 def test_a_place_that_cannot_hold_the_bundle_is_refused_before_training(
     place: str, tmp_path: Path, tiny_data: Path, tiny_encoder: Path

@@ -64,7 +64,7 @@ def phase(folder: Path, alignment: TextAlignmentConfig | None = ALIGNMENT, epoch
     codes = [sids[domain][random.integers(len(sids[domain]))] for domain in domain_E.tolist()]
     every = np.ones(len(codes), dtype=bool)
     sequences = TrainingSequences(domain_E, np.array(codes, dtype=np.int32), every, np.cumsum([0, *lengths]))
-    changes = {"loss": "codebook", "label_smoothing": 0.0} | changes
+    settings: dict[str, Any] = {"loss": "codebook", "label_smoothing": 0.0} | changes
     config = LanguageModelConfig(
         universal=OptimizerConfig(epochs=epochs, learning_rate=0.02, batch_tokens=32, checkpoint_steps=2),
         backbone=str(folder),
@@ -73,7 +73,7 @@ def phase(folder: Path, alignment: TextAlignmentConfig | None = ALIGNMENT, epoch
         domain=None,
         experts=ExpertsConfig(count=2, rank=4, alpha=8),
         text_alignment=alignment,
-        **changes,
+        **settings,
     )
     made = catalog()
     titles = catalog_titles(made, NAMES, load_text_tokenizer(find_pretrained(str(folder))), ALIGNMENT.max_title_tokens)
