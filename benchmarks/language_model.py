@@ -48,10 +48,10 @@ def main(
                 folder = backbone or smollm2_folder(work or out.with_name(out.name + ".work"))
             found = find_pretrained(str(folder))
             shape = _QUICK_EXPERTS if quick else _EXPERTS
-            users, batch_tokens, rounds = (40, 512, 1) if quick else (300, 2048, 3)
+            users, batch_tokens, rounds = (40, 512, 1) if quick else (40, 1024, 3)
             figures = measure_sizes()
             figures |= measure_experts(load_backbone(folder), shape, 64 if quick else 1024, 3 if quick else 15)
-            figures |= measure_memory(folder, users // 4, batch_tokens, shape.rank)
+            figures |= measure_memory(folder, users // 2, batch_tokens, shape.rank)
             figures |= measure_training(found, users, batch_tokens, rounds)
             figures |= measure_packing(100 if quick else 3000, batch_tokens, rounds)
     except (NoBackboneError, ChildError, TrainingError) as error:
