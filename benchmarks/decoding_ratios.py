@@ -19,9 +19,9 @@ from benchmarks.generate import (
     TIE,
     GenerateSearch,
     Ranked,
-    _asked,
-    _kept,
-    _searcher,
+    as_generate_asks,
+    beam_searcher,
+    kept,
     same_items,
     score_difference,
 )
@@ -90,11 +90,11 @@ def measure_generate(
 
     def ratio_at(shape: Shape) -> Ratio:
         with subject.device:
-            generate = _kept(GenerateSearch(subject.recommender, shape.beams), theirs)
-            search = _kept(_searcher(subject.recommender, shape.beams), ours)
+            generate = kept(GenerateSearch(subject.recommender, shape.beams), theirs)
+            search = kept(beam_searcher(subject.recommender, shape.beams), ours)
             rounds = scope.rounds_of(shape.batch, scope.generate_rounds)
             queries = subject.batches(rounds, shape.batch, shape.length, shape.beams)
-            asked = [_asked(subject.recommender, batch) for batch in queries]
+            asked = [as_generate_asks(subject.recommender, batch) for batch in queries]
         return time_ratio(
             synchronised(generate, subject.device), synchronised(search, subject.device), asked, warm_up=1
         )

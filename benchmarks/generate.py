@@ -108,9 +108,9 @@ def measure_generate(bench: Bench, rounds: int, warm_up: int) -> dict[str, Figur
     theirs: list[Ranked] = []
     with track("beam search against generate", len(BATCH_SIZES) * len(BEAM_WIDTHS)) as advance:
         for size, width in product(BATCH_SIZES, BEAM_WIDTHS):
-            generate = _kept(GenerateSearch(recommender, width), theirs)
-            search = _kept(_searcher(recommender, width), ours)
-            asked = [_asked(recommender, queries) for queries in bench.batches(rounds, size, width)]
+            generate = kept(GenerateSearch(recommender, width), theirs)
+            search = kept(beam_searcher(recommender, width), ours)
+            asked = [as_generate_asks(recommender, queries) for queries in bench.batches(rounds, size, width)]
             ratios[f"batch_{size}_beams_{width}"] = time_ratio(generate, search, asked, warm_up=warm_up)
             advance()
     same = sum(map(same_items, ours, theirs))
@@ -123,7 +123,7 @@ def measure_generate(bench: Bench, rounds: int, warm_up: int) -> dict[str, Figur
     }
 
 
-def _kept(search: Callable[[_Asked], list[Ranked]], answers: list[Ranked]) -> Callable[[_Asked], None]:
+def kept(search: Callable[[_Asked], list[Ranked]], answers: list[Ranked]) -> Callable[[_Asked], None]:
     """The same search, whose answers are kept in the order of its calls."""
     return lambda asked: answers.extend(search(asked))
 
@@ -144,7 +144,8 @@ def score_difference(ours: Ranked, theirs: Ranked) -> float:
     return max((abs(score - other[item]) for item, score in ours if item in other), default=0.0)
 
 
-def _searcher(recommender: Recommender, width: int) -> Callable[[_Asked], list[Ranked]]:
+def beam_searcher(recommender: Recommender, width: int) -> Callable[[_Asked], list[Ranked]]:
+    """Sidera's own search for what ``generate`` is asked."""
     tables, vocabulary = recommender.tables, recommender.model.vocabulary
     first_codes = torch.tensor([vocabulary.first_code(level) for level in range(tables.num_levels)])
 
@@ -162,7 +163,7 @@ def _searcher(recommender: Recommender, width: int) -> Callable[[_Asked], list[R
     return search
 
 
-def _asked(recommender: Recommender, queries: Sequence[Query]) -> _Asked:
+def as_generate_asks(recommender: Recommender, queries: Sequence[Query]) -> _Asked:
     """``generate`` wants its prompts padded on the left."""
     batch = search_batch(recommender, queries, universal_only=True)
     longest = batch.tokens_BP.shape[1]

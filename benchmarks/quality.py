@@ -184,13 +184,16 @@ def measure(config: TrainConfig, parts: Parts, home: Path, out: Path, say: Calla
 def unseen_report(run: QualityRun, domain: str) -> dict[str, Any]:
     """The report of a domain that the bundle does not hold, and what the evaluation notes of it; kept on disk."""
     data = Path(run.config.data)
-    inputs = {"bundle": run.manifest.bundle_version, "data": read_dataset(data, [domain]).digest}
-    inputs["targets"] = str(run.config.test_targets)
+    inputs = {
+        "bundle": run.manifest.bundle_version,
+        "data": read_dataset(data, [domain]).digest,
+        "targets": run.config.test_targets,
+    }
     with stage(run.home / "unseen", domain, inputs) as made:
         path = made.folder / "report.json"
         if not made.done:
-            most = run.config.test_targets
-            found = evaluate_bundle(run.bundle, data, run.config.device, [domain], new=True, most=most)
+            config = run.config
+            found = evaluate_bundle(run.bundle, data, config.device, [domain], new=True, most=config.test_targets)
             path.write_text(json.dumps({"report": found.report, "notes": list(found.notes)}, indent=1))
         told: dict[str, Any] = json.loads(path.read_text())
     return told

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from sidera.catalog import Catalog
 from sidera.conditions import Condition, FieldColumn
 from sidera.errors import SearchError
-from sidera.leaf_filter import LeafSet, Leaves
+from sidera.leaf_filter import LeafArray, LeafSet
 
 _KEPT_SETS = 64
 """How many sets of leaves are kept for requests with the same conditions."""
@@ -135,7 +135,7 @@ class _DomainFields:
         self._gone_R = np.isin(numbers_R, later_numbers) | ~catalog.from_bundle(numbers_R)
         self._later_columns: dict[str, FieldColumn] = {}
 
-    def leaves(self, condition: Condition) -> Leaves:
+    def leaves(self, condition: Condition) -> LeafArray:
         """The leaves that meet a condition, in the domain, in any order. Shape: int64[X]."""
         field = condition.field
         column = self._columns.column(self._domain, field)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-Leaves = npt.NDArray[np.int64]
+LeafArray = npt.NDArray[np.int64]
 
 _STRIDE = 2**40
 """More than there are leaves."""
@@ -34,7 +34,7 @@ class LeafSet:
         allows: whether the listed leaves are the set, or all others.
     """
 
-    listed: Leaves
+    listed: LeafArray
     allows: bool = True
 
     @classmethod
@@ -55,7 +55,7 @@ class LeafSet:
         allows = 2 * int(np.count_nonzero(mask_N)) <= len(mask_N)
         return cls(np.flatnonzero(mask_N if allows else ~mask_N).astype(np.int64) + first_leaf, allows)
 
-    def contains(self, leaves: Leaves) -> npt.NDArray[np.bool_]:
+    def contains(self, leaves: LeafArray) -> npt.NDArray[np.bool_]:
         """Which of these leaves are in the set."""
         place = np.searchsorted(self.listed, leaves)
         inside = np.searchsorted(self.listed, leaves, side="right") > place
@@ -94,7 +94,7 @@ class LeafFilter:
                 requests share is the same object.
         """
         allowed = allowed or [None] * len(blocked)
-        lists: list[Leaves] = []
+        lists: list[LeafArray] = []
         own, shared = [], []
         place_of: dict[int, int] = {}
         for leaves, only in zip(blocked, allowed, strict=True):

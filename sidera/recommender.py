@@ -18,7 +18,7 @@ from sidera.history_window import window_start
 from sidera.item_filter import BundleColumns, ItemFilter
 from sidera.known_mass import KnownMass
 from sidera.language_model import LanguageModel
-from sidera.leaf_filter import LeafFilter, LeafSet, Leaves
+from sidera.leaf_filter import LeafArray, LeafFilter, LeafSet
 from sidera.neighbours import Neighbours
 from sidera.queries import Query, Recommendation, RecommendedItem
 from sidera.sampling import Sampler
@@ -67,7 +67,7 @@ class Understood:
     places: list[int]
     first_read: int
     own: list[int]
-    blocked: Leaves
+    blocked: LeafArray
     allowed: LeafSet | None
     missing: tuple[tuple[str, str], ...]
     beams: int

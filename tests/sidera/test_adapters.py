@@ -18,7 +18,7 @@ from sidera.key_values import keys_and_values
 from sidera.language_model import LanguageModel
 from sidera.linear_layers import upper_half
 from sidera.self_test import check_backbone
-from tests.sidera.worlds import VOCABULARY, random_backbone, write_adapter
+from tests.sidera.worlds import BACKBONES, VOCABULARY, random_backbone, write_adapter
 
 KINDS = {"qwen2": ("q_proj", "v_proj", "down_proj"), "gpt2": ("c_attn", "c_fc", "c_proj")}
 TOKENS_BT = torch.tensor([[40, 41, 45, 50], [8, 44, 47, 49], [41, 44, 48, 55], [9, 42, 44, 51], [42, 43, 44, 8]])
@@ -176,17 +176,6 @@ def test_the_configuration_that_these_tests_write_is_one_that_peft_reads(tmp_pat
     assert peft.PeftConfig.from_pretrained(str(folder)).r == 3
 
 
-KINDS_OF_LAYERS: dict[str, dict[str, Any]] = {
-    "qwen2": {},
-    "qwen3": {"head_dim": 8},
-    "llama": {},
-    "gpt2": {"n_positions": 96},
-    "phi": {},
-    "granite": {"logits_scaling": 3.0, "embedding_multiplier": 2.0},
-    "cohere": {"logit_scale": 0.5},
-}
-
-
 def upper_half_model(folder: Path, kind: str, **changes: Any) -> LanguageModel:
     """A model of four layers whose adapters, of two domains, touch the last two."""
     backbone = random_backbone(kind, num_hidden_layers=4, **changes)
@@ -205,11 +194,12 @@ def rows_of_layers(model: LanguageModel) -> list[int]:
     return [len(kept) for kept in keys_and_values(history.cache, slice(None))[::2]]
 
 
-@pytest.mark.parametrize("kind", KINDS_OF_LAYERS)
+# gemma2 decodes no trees and is refused when it is loaded; only its head is of use to tests.
+@pytest.mark.parametrize("kind", sorted(BACKBONES.keys() - {"gemma2"}))
 def test_layers_below_the_adapters_run_once_and_a_search_sees_what_plain_reading_gives(
     tmp_path: Path, kind: str
 ) -> None:
-    model = upper_half_model(tmp_path, kind, **KINDS_OF_LAYERS[kind])
+    model = upper_half_model(tmp_path, kind, **BACKBONES[kind])
     assert model.shared_layers == 2
     assert rows_of_layers(model) == [3, 3, 6, 6]
     first, second = [9, 40, 44, 48, 9], [8]

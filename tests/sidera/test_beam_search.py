@@ -446,22 +446,24 @@ def test_any_number_of_distributions_can_be_mixed() -> None:
 
         def prefill(self, tokens_BP: Tensor, lengths_B: Tensor, adapters_B: Tensor | None, num: int) -> Any:
             hidden_MBD, history = super().prefill(tokens_BP, lengths_B, adapters_B, num)
-            return torch.cat([hidden_MBD * factor for factor in (1.0, 0.5, 0.1)]), history
+            return hidden_MBD * factors_M[:, None, None], history
 
         def extend(self, *arguments: Any) -> Tensor:
-            hidden_MBTD = super().extend(*arguments)
-            return torch.cat([hidden_MBTD * factor for factor in (1.0, 0.5, 0.1)])
+            return super().extend(*arguments) * factors_M[:, None, None, None]
 
+    factors_M = torch.tensor([1.0, 0.5, 0.1])
     sids = random_sids(np.random.default_rng(9), 40)
     plain = World(LanguageModel(random_backbone(), VOCABULARY), {"films": sids})
     three = World(ThreeReaders(random_backbone(), VOCABULARY), {"films": sids})
     batch = plain.batch([Request(num_results=40)])
     weights = torch.tensor([[0.2], [0.5], [0.3]])
     mixed = beam_search(three.model, three.tables, three_weights(batch, weights), 40)
-    total = torch.zeros(40)
+    chances_ML = torch.zeros(3, 40)
     for which in range(3):
         alone = beam_search(three.model, three.tables, three_weights(batch, torch.eye(3)[:, which : which + 1]), 40)
-        total[alone.leaves_BK[0]] += weights[which] * alone.scores_BK[0].exp()
+        chances_ML[which, alone.leaves_BK[0]] = alone.scores_BK[0].exp()
+    assert all(float((chances_ML[which] - chances_ML[which - 1]).abs().max()) > 1e-3 for which in range(3))
+    total = (weights * chances_ML).sum(0)
     assert mixed.scores_BK[0].exp() == pytest.approx(total[mixed.leaves_BK[0]], abs=1e-5)
     assert float(total.sum()) == pytest.approx(1.0, abs=1e-5)
 

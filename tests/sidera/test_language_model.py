@@ -10,18 +10,7 @@ from safetensors.torch import load_file, save_file
 from sidera.errors import BackboneError
 from sidera.language_model import LanguageModel, load_backbone
 from sidera.vocabulary import Vocabulary
-from tests.sidera.worlds import SIZES, VOCABULARY, adapted_model, random_backbone
-
-BACKBONES: dict[str, dict[str, Any]] = {
-    "qwen2": {},
-    "qwen3": {"head_dim": 8},
-    "llama": {},
-    "gpt2": {"n_positions": 96},
-    "phi": {},
-    "granite": {"logits_scaling": 3.0, "embedding_multiplier": 2.0},
-    "cohere": {"logit_scale": 0.5},
-    "gemma2": {"attention": "eager", "head_dim": 8, "final_logit_softcapping": 2.0, "sliding_window": 64},
-}
+from tests.sidera.worlds import BACKBONES, SIZES, VOCABULARY, adapted_model, random_backbone
 
 
 @pytest.mark.parametrize("kind", BACKBONES)

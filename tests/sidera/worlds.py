@@ -32,6 +32,18 @@ VOCABULARY = Vocabulary(SIZES, {"films": 0, "books": 3}, base=7)
 
 ADAPTED = ("q_proj", "v_proj", "down_proj")
 
+BACKBONES: dict[str, dict[str, Any]] = {
+    "qwen2": {},
+    "qwen3": {"head_dim": 8},
+    "llama": {},
+    "gpt2": {"n_positions": 96},
+    "phi": {},
+    "granite": {"logits_scaling": 3.0, "embedding_multiplier": 2.0},
+    "cohere": {"logit_scale": 0.5},
+    "gemma2": {"attention": "eager", "head_dim": 8, "final_logit_softcapping": 2.0, "sliding_window": 64},
+}
+"""Kinds of backbones that differ in positions, norms or heads, and what makes a tiny one of each."""
+
 
 def random_backbone(kind: str = "qwen2", seed: int = 0, **changes: Any) -> PreTrainedModel:
     """A tiny model with weights so large that its scores are spread."""
