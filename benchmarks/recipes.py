@@ -103,7 +103,9 @@ def read_recipes(path: Path, names: tuple[str, ...], epochs: int, targets: int) 
             document = json.dumps(settings | {"universal": optimizer})
             recipes[name] = TypeAdapter(LanguageModelConfig).validate_json(document)
         except ValidationError as error:
-            raise ConfigError(f"recipe {name!r}: {error.errors()[0]['msg']}; look at its settings") from error
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise ConfigError(f"recipe {name!r}: {place}: {first['msg']}; look at its settings") from error
     return recipes
 
 

@@ -28,6 +28,9 @@ def test_a_recipe_that_is_not_there_and_one_that_is_no_config_are_refused(tmp_pa
     wrong.write_text(json.dumps({"wrong": {"dropout": 7}}))
     with pytest.raises(ConfigError, match=r"recipe 'wrong': .*dropout"):
         read_recipes(wrong, (), 1, 1)
+    wrong.write_text(json.dumps({"wrong": {"dropuot": 0.1}}))
+    with pytest.raises(ConfigError, match="recipe 'wrong': dropuot: "):
+        read_recipes(wrong, (), 1, 1)
 
 
 def test_each_recipe_is_scored_on_validation_targets_alone_and_kept(
