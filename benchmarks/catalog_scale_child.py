@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.catalog_synthetic import made_up_items, made_up_sids
 from sidera.catalog import Catalog, CatalogItem
-from sidera.stored_catalog import build_catalog
+from sidera.items.stored_catalog import build_catalog
 from sidera.trie import TrieTables, tables_of
 
 SIZES = (256, 256, 256, 256)
@@ -161,8 +161,8 @@ def search_changed(folder: Path, items: int) -> dict[str, Any]:
     from benchmarks.harness import time_ratio
     from sidera.beam_search import SearchBatch, beam_search
     from sidera.language_model import LanguageModel
-    from sidera.user_router import Mixture
-    from sidera.vocabulary import Vocabulary
+    from sidera.model.user_router import Mixture
+    from sidera.model.vocabulary import Vocabulary
     from training.backbones import new_backbone
 
     catalog = Catalog.load(folder, [DOMAIN], SIZES)

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from sidera.item_store import ItemColumns
+from sidera.items.item_store import ItemColumns
 
 ID_LENGTH = 10
 _ID_CHARACTERS = np.frombuffer(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ", dtype=np.uint8)

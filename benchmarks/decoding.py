@@ -37,8 +37,8 @@ from benchmarks.harness import Figure, report
 from sidera.bundle import open_bundle
 from sidera.errors import SideraError
 from sidera.loading import load_bundle, load_bundle_backbone
+from sidera.model.weight_formats import WeightFormat
 from sidera.recommender import Recommender
-from sidera.weight_formats import WeightFormat
 from training.errors import TrainingError
 from training.pipeline import choose_device
 

@@ -8,8 +8,8 @@ from benchmarks.decoding_ratios import RESULTS, each_shape
 from benchmarks.decoding_scope import Scope, Shape
 from benchmarks.decoding_subject import Subject, synchronised
 from benchmarks.harness import Figure, Ratio, ratio_figures, shown, time_ratio
+from sidera.model.weight_formats import WeightFormat
 from sidera.recommender import Query, Recommendation, Recommender
-from sidera.weight_formats import WeightFormat
 
 LEAST = 2.2
 

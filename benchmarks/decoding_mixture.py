@@ -18,8 +18,8 @@ from benchmarks.decoding_subject import Subject, synchronised
 from benchmarks.harness import Figure, Ratio, ratio_figures, time_ratio
 from sidera.beam_search import SearchBatch, SearchResult, beam_search
 from sidera.language_model import LanguageModel
-from sidera.linear_layers import linear_layers, sizes_of, upper_half
-from sidera.peft_folders import LoraAdapter, write_peft_folder
+from sidera.model.linear_layers import linear_layers, sizes_of, upper_half
+from sidera.model.peft_folders import LoraAdapter, write_peft_folder
 from training.config import AdapterConfig
 from training.progress import track
 

@@ -8,7 +8,7 @@ from benchmarks.decoding_scope import Scope
 from benchmarks.decoding_subject import Subject, synchronised
 from benchmarks.harness import Figure, Ratio, ratio_figures, shown, time_ratio
 from sidera.errors import BundleError
-from sidera.history_cache import HistoryCache
+from sidera.model.history_cache import HistoryCache
 from sidera.recommender import Query, Recommender
 from training.progress import track
 

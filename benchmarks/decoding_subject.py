@@ -19,8 +19,8 @@ from benchmarks.samples import load_bench
 from sidera.errors import BackboneError, BundleError
 from sidera.language_model import LanguageModel
 from sidera.loading import load_bundle
+from sidera.model.vocabulary import Vocabulary
 from sidera.recommender import Query, Recommender
-from sidera.vocabulary import Vocabulary
 from training.pipeline import train
 from training.pretrained import find_pretrained, load_pretrained
 

@@ -20,7 +20,7 @@ from benchmarks.decoding_scope import Scope
 from benchmarks.decoding_subject import Subject, synchronised
 from benchmarks.harness import Figure, Ratio, at_least, ratio_figures, shown, time_ratio
 from sidera.beam_search import SearchBatch, SearchResult, beam_search
-from sidera.leaf_filter import LeafFilter, LeafSet
+from sidera.decoding.leaf_filter import LeafFilter, LeafSet
 from sidera.trie import Trie, TrieTables, build_trie, tables_of
 from training.progress import track
 

@@ -20,13 +20,13 @@ import numpy.typing as npt
 
 from benchmarks.downstream_data import Ranks, TestPart, World, array_digest, events_digest, target_items
 from benchmarks.hardware import describe_hardware
-from sidera.assignment import assign_sids
 from sidera.catalog import CatalogItem, create_catalog
 from sidera.files import write_atomically
+from sidera.items.assignment import assign_sids
 from sidera.language_model import LanguageModel
+from sidera.model.vocabulary import Vocabulary
 from sidera.recommender import Recommender
 from sidera.tokenizers import ItemTokenizer, load_tokenizer, save_tokenizer
-from sidera.vocabulary import Vocabulary
 from training.backbones import load_universal
 from training.collaborative import cf_files_digest, cf_vectors
 from training.config import LanguageModelConfig, TrainConfig

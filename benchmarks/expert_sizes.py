@@ -4,8 +4,8 @@ import torch
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks.harness import Figure, shown
-from sidera.experts import ExpertShape, add_experts, expert_layers
-from sidera.linear_layers import linear_layers, sizes_of
+from sidera.model.experts import ExpertShape, add_experts, expert_layers
+from sidera.model.linear_layers import linear_layers, sizes_of
 
 PAPER_MILLIONS = 25.5
 SHAPE = ExpertShape(count=4, rank=64, alpha=128)

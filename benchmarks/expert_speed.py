@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from benchmarks.harness import Figure, Ratio, at_least, at_most, shown, time_ratio
-from sidera.experts import ExpertLinear, ExpertShape
-from sidera.linear_layers import linear_layers
+from sidera.model.experts import ExpertLinear, ExpertShape
+from sidera.model.linear_layers import linear_layers
 
 LEAST = 2.0
 SAME = 1e-5

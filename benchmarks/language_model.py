@@ -20,8 +20,8 @@ from benchmarks.packing import measure_packing
 from benchmarks.smollm2 import NoBackboneError, smollm2_folder
 from benchmarks.training_memory import ChildError, measure_memory
 from benchmarks.training_speed import measure_training
-from sidera.experts import ExpertShape
 from sidera.language_model import load_backbone
+from sidera.model.experts import ExpertShape
 from sidera.progress_bars import no_progress_bars
 from training.errors import TrainingError
 from training.pretrained import find_pretrained

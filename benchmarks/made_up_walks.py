@@ -5,7 +5,7 @@ Shapes: E events, L levels.
 
 import numpy as np
 
-from sidera.vocabulary import Vocabulary
+from sidera.model.vocabulary import Vocabulary
 from training.sequences import TrainingSequences
 
 CODEBOOK_SIZES = (256, 256, 256, 256)

@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 
 from benchmarks.harness import Figure, shown, time_ratio
 from benchmarks.made_up_walks import DOMAIN, made_up_walks, vocabulary_behind
-from sidera.output_head import code_logits
-from sidera.vocabulary import Vocabulary
+from sidera.model.output_head import code_logits
+from sidera.model.vocabulary import Vocabulary
 from training.backbones import new_backbone
 from training.code_loss import CodeLoss
 from training.sequences import SequenceBatch, epoch_batches

@@ -15,10 +15,10 @@ import torch
 from benchmarks.harness import Figure, Ratio, ratio_figures, time_ratio
 from benchmarks.samples import Bench
 from sidera.beam_search import SearchBatch, beam_search
+from sidera.decoding.leaf_filter import LeafFilter
 from sidera.language_model import LanguageModel
-from sidera.leaf_filter import LeafFilter
+from sidera.model.user_router import Mixture
 from sidera.recommender import Query, Recommender
-from sidera.user_router import Mixture
 from training.progress import track
 
 MOST = 1.15

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.tokenizer_data import BenchItems, Vectors
 from benchmarks.tokenizer_store import say
-from sidera.assignment import assign_sids
+from sidera.items.assignment import assign_sids
 from sidera.tokenizers import ItemTokenizer
 from training.tokenizers.common import TokenizerConfig
 from training.tokenizers.dependence import cka

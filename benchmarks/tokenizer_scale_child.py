@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.tokenizer_store import timed_fit
-from sidera.assignment import assign_sids
 from sidera.files import write_atomically
+from sidera.items.assignment import assign_sids
 from training.tokenizers import read_config
 
 _DOMAIN = "made-up"

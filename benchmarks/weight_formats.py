@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sidera.loading import load_bundle
+from sidera.model.weight_formats import WeightFormat, top_overlap
 from sidera.recommender import Query
-from sidera.weight_formats import WeightFormat, top_overlap
 
 
 def overlap_with_float32(

@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from structlog.typing import FilteringBoundLogger
 
 from sidera.catalog import Catalog
-from sidera.history_cache import HistoryCache
+from sidera.model.history_cache import HistoryCache
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _COUNTS = (0, 1, 2, 5, 10, 20, 50, 100)

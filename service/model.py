@@ -17,11 +17,11 @@ import torch
 from service.errors import StartError
 from sidera.catalog import Catalog
 from sidera.errors import SideraError
-from sidera.history_cache import HistoryCache
 from sidera.loading import LoadedBundle, load_bundle
+from sidera.model.history_cache import HistoryCache
+from sidera.model.weight_formats import WeightFormat
 from sidera.recommender import Query, Recommendation
 from sidera.tokenizers import tokenizer_digest
-from sidera.weight_formats import WeightFormat
 
 
 @dataclass(frozen=True)

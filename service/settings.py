@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from sidera.weight_formats import WeightFormat
+from sidera.model.weight_formats import WeightFormat
 
 MAX_NUM_RESULTS = 100
 """The most items that one request may ask for; part of the API, so no setting raises it."""

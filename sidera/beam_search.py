@@ -19,16 +19,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sidera.beams import NEVER, Beams, Children, best_children, best_of_every_prefix, in_order
-from sidera.diversity import PrefixCaps
+from sidera.decoding.beams import NEVER, Beams, Children, best_children, best_of_every_prefix, in_order
+from sidera.decoding.diversity import PrefixCaps
+from sidera.decoding.known_mass import KnownMass
+from sidera.decoding.leaf_filter import LeafFilter
+from sidera.decoding.sampling import Draws, Sampler
+from sidera.decoding.walk import Walk
 from sidera.errors import SearchError
-from sidera.known_mass import KnownMass
 from sidera.language_model import LanguageModel
-from sidera.leaf_filter import LeafFilter
-from sidera.sampling import Draws, Sampler
+from sidera.model.user_router import Mixture
 from sidera.trie import TrieTables
-from sidera.user_router import Mixture
-from sidera.walk import Walk
 
 
 @dataclass(frozen=True)

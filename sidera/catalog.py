@@ -3,7 +3,7 @@
 An item's number never changes within a bundle: the items of the bundle are numbered by their id's place in one
 ``marisa-trie`` dictionary, items added later follow behind. What persists is keyed by that number; leaves, which move
 as items come and go, are looked up per snapshot. A snapshot shares what the bundle holds
-(:mod:`sidera.stored_catalog`) and adds what changed since, so making the next one takes time in proportion to the
+(:mod:`sidera.items.stored_catalog`) and adds what changed since, so making the next one takes time in proportion to the
 changes, not to the items.
 """
 
@@ -17,12 +17,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from sidera.catalog_item import CatalogItem, LaterChanges, item_sids
 from sidera.errors import CatalogError, DuplicateItemError, UnknownDomainError
-from sidera.item_store import check_item_id, columns_of, is_item_id
-from sidera.leaves import DomainIndex, Leaves
+from sidera.items.catalog_item import CatalogItem, LaterChanges, item_sids
+from sidera.items.item_store import check_item_id, columns_of, is_item_id
+from sidera.items.leaves import DomainIndex, Leaves
+from sidera.items.stored_catalog import StoredCatalog, build_catalog
 from sidera.names import check_domain_name
-from sidera.stored_catalog import StoredCatalog, build_catalog
 from sidera.trie import IntArray, TrieTables
 
 __all__ = ["Catalog", "CatalogItem", "create_catalog"]
@@ -260,7 +260,7 @@ class Catalog:
 
 
 def create_catalog(items: Sequence[CatalogItem], codebook_sizes: Sequence[int], version: int = 1) -> Catalog:
-    """A catalog of these items, numbered anew; for millions see :func:`sidera.stored_catalog.build_catalog`.
+    """A catalog of these items, numbered anew; for millions see :func:`sidera.items.stored_catalog.build_catalog`.
 
     Raises:
         CatalogError: no items, a domain's name is not allowed, or a SID does not fit ``codebook_sizes``.

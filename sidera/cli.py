@@ -19,9 +19,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sidera import __version__, file_commands
+from sidera import __version__
 from sidera.bundle import Manifest, open_bundle, verify_bundle
 from sidera.errors import SideraError
+from sidera.jobs import file_commands
 from sidera.terminal import print_error, printable
 
 
@@ -190,7 +191,7 @@ def explain(
     domain: Annotated[str | None, typer.Option(help="Whose item, where several domains have the id.")] = None,
 ) -> None:
     """Print an item's semantic ID, and what the items that share its codes have in common."""
-    from sidera.explanation import explain_item
+    from sidera.explain.explanation import explain_item
 
     explained = explain_item(open_bundle(bundle), item, domain)
     title = "" if explained.title is None else f": {explained.title}"

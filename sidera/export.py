@@ -11,10 +11,10 @@ from pathlib import Path
 
 from sidera.bundle import open_bundle
 from sidera.errors import BundleError
-from sidera.experts import merge_experts
 from sidera.loading import bundle_vocabulary, load_bundle_backbone
+from sidera.model.experts import merge_experts
+from sidera.model.vocabulary import Vocabulary
 from sidera.progress_bars import no_progress_bars
-from sidera.vocabulary import Vocabulary
 
 
 def export_bundle(path: Path, out: Path) -> list[str]:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from sidera.language_model import LanguageModel
+from sidera.model.user_router import Mixture
 from sidera.trie import TrieTables
-from sidera.user_router import Mixture
 
 
 @torch.no_grad()

@@ -21,17 +21,17 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from sidera.adapters import AdapterBank
-from sidera.cached_prefill import CachedPrefill
 from sidera.errors import BackboneError
-from sidera.history_cache import HistoryCache
-from sidera.key_values import empty_cache
-from sidera.output_head import code_logits
+from sidera.model.adapters import AdapterBank
+from sidera.model.cached_prefill import CachedPrefill
+from sidera.model.history_cache import HistoryCache
+from sidera.model.key_values import empty_cache
+from sidera.model.output_head import code_logits
+from sidera.model.read_history import ReadHistory as ReadHistory
+from sidera.model.shared_layers import repeated_rows
+from sidera.model.user_router import Mixture, UserRouter
+from sidera.model.vocabulary import Vocabulary
 from sidera.progress_bars import no_progress_bars
-from sidera.read_history import ReadHistory as ReadHistory
-from sidera.shared_layers import repeated_rows
-from sidera.user_router import Mixture, UserRouter
-from sidera.vocabulary import Vocabulary
 
 
 class LanguageModel:

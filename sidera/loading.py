@@ -9,22 +9,22 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from sidera.alike import Alike
 from sidera.bundle import Bundle, open_bundle
 from sidera.catalog import Catalog
 from sidera.disk_arrays import open_tensor
 from sidera.embedding import TextEncoder
-from sidera.experts import load_experts
-from sidera.item_encoder import ItemEncoder
+from sidera.items.alike import Alike
+from sidera.items.item_encoder import ItemEncoder
+from sidera.items.neighbours import load_neighbours
 from sidera.language_model import LanguageModel, load_backbone
 from sidera.manifest import Manifest
-from sidera.neighbours import load_neighbours
+from sidera.model.experts import load_experts
+from sidera.model.self_test import check_backbone
+from sidera.model.user_router import load_router
+from sidera.model.vocabulary import Vocabulary
+from sidera.model.weight_formats import WeightFormat, check_weight_format, dtype_of, to_int8, transpose_for_cpu
 from sidera.recommender import Recommender
-from sidera.self_test import check_backbone
 from sidera.tokenizers import ItemTokenizer, load_tokenizer
-from sidera.user_router import load_router
-from sidera.vocabulary import Vocabulary
-from sidera.weight_formats import WeightFormat, check_weight_format, dtype_of, to_int8, transpose_for_cpu
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def load_bundle(
 
     Args:
         device: where the language model runs; ``auto`` takes a GPU where there is one.
-        weights: how its weights lie in memory, see :mod:`sidera.weight_formats`.
+        weights: how its weights lie in memory, see :mod:`sidera.model.weight_formats`.
         history_cache_bytes: how much is kept of the histories that it reads; 0 keeps nothing.
 
     Raises:

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from sidera.conditions import Condition
-from sidera.diversity import Diversity
-from sidera.item_explanation import ItemExplanation
-from sidera.sampling import Sampling
+from sidera.decoding.diversity import Diversity
+from sidera.decoding.sampling import Sampling
+from sidera.explain.item_explanation import ItemExplanation
+from sidera.items.conditions import Condition
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,13 @@ class Query:
         exclude_history: whether the history's items must not come back.
         beam_width: beams kept at each level, None for the bundle's default; never fewer than ``num_results``.
         conditions: what the fields of an item must be for it to come back; made by
-            :func:`sidera.conditions.conditions_of`.
+            :func:`sidera.items.conditions.conditions_of`.
         only: item ids of the target domain that alone may come back, unknown ones change nothing; None: all items.
         diversity: how many items of one prefix may come back; None: any number.
         sampling: draw the items at random, without replacement; None: the best ones. Drawn items come in the order
             drawn, each with its log-probability as ever.
-        explain: whether every item comes with an :class:`~sidera.item_explanation.ItemExplanation`, which costs more
-            than the search itself.
+        explain: whether every item comes with an :class:`~sidera.explain.item_explanation.ItemExplanation`,
+            which costs more than the search itself.
     """
 
     domain: str

@@ -11,17 +11,17 @@ import torch
 
 from sidera.beam_search import SearchBatch, SearchResult, beam_search
 from sidera.catalog import Catalog
-from sidera.diversity import PrefixCaps
+from sidera.decoding.diversity import PrefixCaps
+from sidera.decoding.known_mass import KnownMass
+from sidera.decoding.leaf_filter import LeafArray, LeafFilter, LeafSet
+from sidera.decoding.sampling import Sampler
 from sidera.errors import CatalogError, SearchError
-from sidera.explain_items import explained
-from sidera.history_window import window_start
-from sidera.item_filter import BundleColumns, ItemFilter
-from sidera.known_mass import KnownMass
+from sidera.explain.explain_items import explained
+from sidera.items.item_filter import BundleColumns, ItemFilter
+from sidera.items.neighbours import Neighbours
 from sidera.language_model import LanguageModel
-from sidera.leaf_filter import LeafArray, LeafFilter, LeafSet
-from sidera.neighbours import Neighbours
+from sidera.model.history_window import window_start
 from sidera.queries import Query, Recommendation, RecommendedItem
-from sidera.sampling import Sampler
 from sidera.trie import TrieTables
 
 __all__ = ["PreparedCatalog", "Query", "Recommendation", "RecommendedItem", "Recommender", "Understood"]
@@ -80,7 +80,7 @@ class Recommender:
         model: the language model.
         catalog: the items that may come back.
         max_history: how many of the newest known items of a history are read at most, see
-            :mod:`sidera.history_window`.
+            :mod:`sidera.model.history_window`.
         beam_width: beams kept at each level when a query does not say.
         neighbours: what is mixed with the language model's distributions; None: nothing.
     """

@@ -23,8 +23,8 @@ from sidera.beam_search import beam_search
 from sidera.bundle import open_bundle
 from sidera.errors import BackboneError, BundleError
 from sidera.language_model import LanguageModel
-from sidera.linear_layers import linear_layers, upper_half
 from sidera.loading import load_bundle, load_bundle_backbone
+from sidera.model.linear_layers import linear_layers, upper_half
 from sidera.recommender import Recommendation, RecommendedItem
 from sidera.trie import tables_of
 from tests.sidera.worlds import random_backbone

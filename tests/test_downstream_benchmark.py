@@ -16,8 +16,8 @@ from benchmarks.tokenizer_downstream import Plan, compare, main, read_variants
 from sidera.catalog import CatalogItem, create_catalog
 from sidera.embedding import EncoderSpec
 from sidera.language_model import LanguageModel, load_backbone
+from sidera.model.vocabulary import Vocabulary
 from sidera.recommender import Recommender
-from sidera.vocabulary import Vocabulary
 from training.config import LanguageModelConfig, OptimizerConfig
 from training.errors import ConfigError, DataError
 from training.evaluation import evaluate

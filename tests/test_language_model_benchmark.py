@@ -14,7 +14,7 @@ from benchmarks.made_up_walks import CODEBOOK_SIZES, DOMAIN, made_up_walks, voca
 from benchmarks.smollm2 import NoBackboneError, smollm2_folder
 from benchmarks.training_memory import ChildError, measure_memory
 from benchmarks.training_speed import _Padding, _row, measure_training
-from sidera.experts import ExpertShape
+from sidera.model.experts import ExpertShape
 from tests.sidera.worlds import random_backbone
 from tests.training.backbone_folders import ROWS, write_backbone
 from training.pretrained import find_pretrained

@@ -41,7 +41,7 @@ def normal(distribution: str) -> str:
 
 EXTRAS_OF_PACKAGES = {"training": ["train"], "service": ["service"]}
 EXTRAS_OF_MODULES = {
-    name: ["ray"] for name in ("sidera/ray_batch.py", "sidera/ray_session.py", "training/ray_train.py")
+    name: ["ray"] for name in ("sidera/jobs/ray_batch.py", "sidera/jobs/ray_session.py", "training/ray_train.py")
 }
 """Modules that are imported only where somebody asks for what the extra brings."""
 

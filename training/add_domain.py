@@ -19,18 +19,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sidera.assignment import assign_sids, domain_full
 from sidera.bundle import Bundle, open_bundle
 from sidera.catalog import Catalog
 from sidera.disk_arrays import open_tensor, read_rows
 from sidera.embedding import TextEncoder, embedder_identity
+from sidera.items.assignment import assign_sids, domain_full
+from sidera.items.neighbours import Neighbours, load_neighbours, save_neighbours
 from sidera.language_model import LanguageModel
 from sidera.loading import bundle_vocabulary, load_bundle_backbone
 from sidera.manifest import Manifest
-from sidera.neighbours import Neighbours, load_neighbours, save_neighbours
+from sidera.model.user_router import load_router
+from sidera.model.vocabulary import Vocabulary
 from sidera.tokenizers import ItemTokenizer, load_tokenizer
-from sidera.user_router import load_router
-from sidera.vocabulary import Vocabulary
 from training.added_bundle import Joining, Learned, grown_catalog, grown_neighbours, write_added_bundle
 from training.backbones import load_universal, save_universal
 from training.data import read_dataset

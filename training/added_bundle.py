@@ -22,8 +22,8 @@ import scipy.sparse as sp
 from sidera.bundle import Bundle, BundleDetails, DomainEntry, write_bundle
 from sidera.catalog import Catalog, CatalogItem, create_catalog
 from sidera.disk_arrays import open_tensor, read_rows
+from sidera.items.neighbours import GrownLists, NeighbourLists, Neighbours, Shares
 from sidera.manifest import Manifest
-from sidera.neighbours import GrownLists, NeighbourLists, Neighbours, Shares
 from training.bundling import NEIGHBOURS_FILE, commit_of_code, save_vectors
 from training.config import NeighboursConfig
 from training.data import DomainData

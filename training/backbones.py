@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from sidera.experts import expert_files, load_experts, plain_weights, save_experts
 from sidera.language_model import load_backbone
+from sidera.model.experts import expert_files, load_experts, plain_weights, save_experts
+from sidera.model.vocabulary import Vocabulary
 from sidera.progress_bars import no_progress_bars
-from sidera.vocabulary import Vocabulary
 from training.errors import ConfigError
 
 _SCRATCH = "scratch:"

@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file
 
-from sidera.alike import Alike
-from sidera.assignment import assign_sids
 from sidera.bundle import open_bundle
 from sidera.catalog import Catalog, CatalogItem
 from sidera.embedding import item_texts
+from sidera.items.alike import Alike
+from sidera.items.assignment import assign_sids
 from sidera.loading import LoadedBundle, load_bundle
 from training.data import DomainData, read_dataset
 from training.data_files import domain_folders

@@ -15,10 +15,10 @@ import numpy.typing as npt
 from sidera.bundle import BundleDetails, DomainEntry, write_bundle
 from sidera.catalog import Catalog
 from sidera.errors import CatalogError
-from sidera.experts import expert_files
 from sidera.manifest import Manifest
+from sidera.model.experts import expert_files
+from sidera.model.vocabulary import Vocabulary
 from sidera.tokenizers import ItemTokenizer, save_tokenizer
-from sidera.vocabulary import Vocabulary
 from training.config import TrainConfig
 
 ROUTER_FILE = "adapters/router.safetensors"

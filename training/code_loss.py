@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from sidera.output_head import code_logits, token_logits
-from sidera.vocabulary import Vocabulary
+from sidera.model.output_head import code_logits, token_logits
+from sidera.model.vocabulary import Vocabulary
 from training.new_rows import NewRows
 from training.sequences import SequenceBatch
 from training.siblings import Siblings

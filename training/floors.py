@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sidera.unit_vectors import unit_rows
+from sidera.items.unit_vectors import unit_rows
 from training.progress import track
 from training.split import Events, Part, Target
 

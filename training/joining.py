@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from sidera.manifest import Manifest
-from sidera.vocabulary import DOMAIN_ROWS
+from sidera.model.vocabulary import DOMAIN_ROWS
 from training.config import AdapterConfig, TrainConfig
 from training.data import Dataset, DomainData, read_dataset
 from training.data_files import domain_folders

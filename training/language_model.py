@@ -18,9 +18,9 @@ import torch
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from sidera.linear_layers import linear_layers, upper_half
+from sidera.model.linear_layers import linear_layers, upper_half
+from sidera.model.vocabulary import Vocabulary
 from sidera.trie import Trie
-from sidera.vocabulary import Vocabulary
 from training.code_loss import CodeLoss
 from training.config import LanguageModelConfig
 from training.errors import StageError

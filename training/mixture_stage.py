@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save
 from sidera.catalog import Catalog
 from sidera.files import write_atomically
 from sidera.language_model import LanguageModel
+from sidera.model.user_router import UserRouter, load_router, save_router
+from sidera.model.vocabulary import Vocabulary
 from sidera.recommender import Recommender
-from sidera.user_router import UserRouter, load_router, save_router
-from sidera.vocabulary import Vocabulary
 from training.backbones import load_universal
 from training.evaluation import query_of
 from training.run import Run

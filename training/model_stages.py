@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from sidera.catalog import Catalog
 from sidera.language_model import LanguageModel
-from sidera.self_test import check_backbone
-from sidera.vocabulary import Vocabulary
+from sidera.model.self_test import check_backbone
+from sidera.model.vocabulary import Vocabulary
 from training.backbones import load_universal, new_backbone, save_universal
 from training.evaluation import mean_scores
 from training.language_model import Phase, train_adapter, train_universal

@@ -1,4 +1,4 @@
-"""Makes the lists of :mod:`sidera.neighbours`: what followed an item in the train part, and what is like it.
+"""Makes the lists of :mod:`sidera.items.neighbours`: what followed an item in the train part, and what is like it.
 
 Knows item numbers of one domain (0..I-1), and puts all domains' lists together by the bundle's numbers.
 
@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from sidera.neighbours import NeighbourLists
-from sidera.unit_vectors import unit_rows
+from sidera.items.neighbours import NeighbourLists
+from sidera.items.unit_vectors import unit_rows
 from training.config import NeighboursConfig
 from training.progress import track
 from training.split import Events, Part

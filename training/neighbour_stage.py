@@ -16,8 +16,8 @@ import torch
 
 from sidera.catalog import Catalog
 from sidera.item_scores import item_scores
+from sidera.items.neighbours import Found, GrownLists, Neighbours, Reading, Shares, load_neighbours, save_neighbours
 from sidera.language_model import LanguageModel
-from sidera.neighbours import Found, GrownLists, Neighbours, Reading, Shares, load_neighbours, save_neighbours
 from sidera.recommender import Query, Recommender
 from training.evaluation import query_of
 from training.neighbour_lists import joined, mixture_shares, popularity_of, similar_of, transitions_of

@@ -16,11 +16,11 @@ import torch
 from sidera.bundle import open_bundle, verify_bundle
 from sidera.catalog import Catalog, CatalogItem, create_catalog
 from sidera.embedding import TextEncoder, embedder_config, embedder_identity
+from sidera.items.neighbours import load_neighbours
 from sidera.language_model import LanguageModel
 from sidera.manifest import MANIFEST_NAME, Manifest
-from sidera.neighbours import load_neighbours
+from sidera.model.vocabulary import DOMAIN_ROWS, Vocabulary
 from sidera.tokenizers import ItemTokenizer, load_tokenizer
-from sidera.vocabulary import DOMAIN_ROWS, Vocabulary
 from training.backbones import is_scratch, load_universal
 from training.bundling import Trained, write_trained_bundle
 from training.collaborative import cf_files_digest, cf_vectors

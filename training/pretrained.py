@@ -21,9 +21,9 @@ from transformers import (
 )
 
 from sidera.language_model import LanguageModel, load_backbone
+from sidera.model.self_test import check_backbone
+from sidera.model.vocabulary import Vocabulary
 from sidera.progress_bars import no_progress_bars
-from sidera.self_test import check_backbone
-from sidera.vocabulary import Vocabulary
 from training.errors import ConfigError
 
 _MODEL_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json")

@@ -3,7 +3,7 @@
 Ray's ``TorchTrainer`` starts the workers and their process group; each of them then calls ``training.pipeline.train``,
 which finds the others as it does under ``torchrun``, so the stages are those of any other run and a second start goes
 on from them. Data, output and working folder must lie where all machines see them. Without a cluster, one is started on
-this machine (:mod:`sidera.ray_session`).
+this machine (:mod:`sidera.jobs.ray_session`).
 """
 
 import io
@@ -18,8 +18,8 @@ from typing import Any
 
 from sidera.bundle import open_bundle
 from sidera.errors import SideraError
+from sidera.jobs.ray_session import ray_session
 from sidera.manifest import Manifest
-from sidera.ray_session import ray_session
 from training.config import TrainConfig
 from training.errors import ConfigError, StageError, TrainingError
 from training.pipeline import choose_device, train

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from sidera.catalog import Catalog
+from sidera.items.neighbours import Neighbours
 from sidera.language_model import LanguageModel
-from sidera.neighbours import Neighbours
 from sidera.recommender import Recommender
 from training.config import TrainConfig
 from training.data import Dataset

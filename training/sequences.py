@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sidera.vocabulary import Vocabulary
+from sidera.model.vocabulary import Vocabulary
 from training.split import Events, Part
 
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from sidera.catalog import Catalog
-from sidera.vocabulary import Vocabulary
+from sidera.model.vocabulary import Vocabulary
 from training.config import TextAlignmentConfig
 from training.data import Dataset
 from training.errors import ConfigError, DataError

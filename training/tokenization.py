@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sidera.assignment import AssignmentReport, assign_sids
+from sidera.items.assignment import AssignmentReport, assign_sids
 from sidera.tokenizers import ItemTokenizer, save_tokenizer
 from training.collaborative import CfVectors
 from training.errors import ConfigError, DataError

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sidera.code_words import WordCounts, count_words_by_group, standing_out, words_of
+from sidera.explain.code_words import WordCounts, count_words_by_group, standing_out, words_of
 from sidera.tokenizers import ItemTokenizer
 from training.tokenization_figures import entropy_bits
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sidera.assignment import AssignmentReport
 from sidera.files import write_atomically
+from sidera.items.assignment import AssignmentReport
 from sidera.tokenizers import ItemTokenizer, tokenizer_digest
 from training.collaborative import CfVectors, shared_prefixes
 from training.tokenization_figures import code_figures, error_figures, pass_over

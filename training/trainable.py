@@ -8,9 +8,9 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import PreTrainedModel
 
-from sidera.experts import ExpertShape, add_experts
-from sidera.linear_layers import linear_layers, sizes_of
-from sidera.vocabulary import Vocabulary
+from sidera.model.experts import ExpertShape, add_experts
+from sidera.model.linear_layers import linear_layers, sizes_of
+from sidera.model.vocabulary import Vocabulary
 from training.backbones import is_scratch
 from training.config import LanguageModelConfig
 from training.errors import StageError

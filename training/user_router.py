@@ -17,8 +17,8 @@ from torch import Tensor
 
 from sidera.item_scores import read_items
 from sidera.language_model import LanguageModel
+from sidera.model.user_router import UserRouter
 from sidera.trie import TrieTables
-from sidera.user_router import UserRouter
 from training.config import RouterConfig
 from training.errors import StageError
 from training.progress import track

@@ -1,7 +1,7 @@
 """The one interface of all tokenizers: vector in, codes out.
 
 Knows one item at a time: codes are a function of the vector (and of the domain's name) alone, so that a batch and its
-items one by one get the same codes. Making codes unique within a domain is ``sidera.assignment``.
+items one by one get the same codes. Making codes unique within a domain is ``sidera.items.assignment``.
 
 Shapes: N item, D item vector dim, d latent dim, L level, l prefix length, V codebook size.
 """

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sidera.vocabulary import Vocabulary
+from sidera.model.vocabulary import Vocabulary
 from tests.training.killed import ended, forked
 from training.backbones import new_backbone
 from training.code_loss import CodeLoss

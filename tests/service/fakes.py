@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from service.store import CatalogStore, SqliteStore
 from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.model import Description
 from service.settings import Settings
-from service.store import CatalogStore, SqliteStore
 from sidera.catalog import Catalog, CatalogItem, create_catalog
 from sidera.embedding import item_texts
-from sidera.history_cache import HistoryCache
+from sidera.model.history_cache import HistoryCache
 from sidera.recommender import Query, Recommendation, RecommendedItem
 
 SIZES = (4, 4)

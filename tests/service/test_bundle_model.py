@@ -16,14 +16,14 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from service.app import create_app
 from service.errors import StartError
 from service.model import load_model
-from sidera.assignment import assign_sids
 from sidera.bundle import BundleDetails, DomainEntry, write_bundle
 from sidera.catalog import CatalogItem, create_catalog
 from sidera.embedding import EncoderSpec, TextEncoder, embedder_config, item_texts
+from sidera.items.assignment import assign_sids
+from sidera.model.vocabulary import Vocabulary
 from sidera.recommender import Query, Recommendation, Recommender
 from sidera.tokenizers import save_tokenizer
 from sidera.tokenizers.rqvae import RqVae
-from sidera.vocabulary import Vocabulary
 from tests.service.fakes import settings
 
 DOMAINS = {"drama": 0, "comedy": 1}

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sidera.beam_search import SearchBatch, beam_search
-from sidera.diversity import Diversity
+from sidera.decoding.diversity import Diversity
+from sidera.decoding.sampling import Sampling
 from sidera.errors import SearchError
 from sidera.language_model import LanguageModel
-from sidera.sampling import Sampling
-from sidera.user_router import Mixture
+from sidera.model.user_router import Mixture
 from tests.sidera.worlds import (
     SIZES,
     VOCABULARY,

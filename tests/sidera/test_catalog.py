@@ -15,8 +15,8 @@ from safetensors.numpy import save_file
 
 from sidera.catalog import Catalog, CatalogItem, create_catalog
 from sidera.errors import CatalogError, DuplicateItemError, UnknownDomainError
-from sidera.item_store import ItemColumns, ItemStore
-from sidera.stored_catalog import build_catalog
+from sidera.items.item_store import ItemColumns, ItemStore
+from sidera.items.stored_catalog import build_catalog
 from sidera.trie import build_trie, tables_of
 from tests.sidera.worlds import SIZES, random_sids
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from sidera.errors import BackboneError
 from sidera.language_model import LanguageModel, load_backbone
-from sidera.vocabulary import Vocabulary
+from sidera.model.vocabulary import Vocabulary
 from tests.sidera.worlds import BACKBONES, SIZES, VOCABULARY, adapted_model, random_backbone
 
 

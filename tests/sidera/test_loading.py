@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from sidera.assignment import assign_sids
 from sidera.bundle import open_bundle
 from sidera.errors import BundleError, EmbeddingError
+from sidera.items.assignment import assign_sids
 from sidera.loading import LoadedBundle, load_bundle
 from sidera.recommender import Query
 from tests import tiny

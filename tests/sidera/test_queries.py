@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from sidera.catalog import Catalog, CatalogItem, create_catalog
-from sidera.conditions import conditions_of
-from sidera.diversity import Diversity
+from sidera.decoding.diversity import Diversity
+from sidera.decoding.sampling import Sampling
 from sidera.errors import SearchError
+from sidera.items.conditions import conditions_of
 from sidera.queries import Query, Recommendation
 from sidera.recommender import Recommender
-from sidera.sampling import Sampling
 from tests.sidera.worlds import SIZES, adapted_model, random_sids
 
 HISTORY = (("films", "f3"), ("books", "b7"))

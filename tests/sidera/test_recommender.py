@@ -10,8 +10,8 @@ import torch
 from sidera.catalog import Catalog, CatalogItem, create_catalog
 from sidera.errors import CatalogError, SearchError, UnknownDomainError
 from sidera.item_scores import item_scores
+from sidera.items.neighbours import GrownLists, NeighbourLists, Neighbours, Reading, Shares
 from sidera.language_model import LanguageModel
-from sidera.neighbours import GrownLists, NeighbourLists, Neighbours, Reading, Shares
 from sidera.recommender import Query, Recommendation, Recommender
 from tests.sidera.worlds import SIZES, VOCABULARY, adapted_model, random_backbone, random_sids
 

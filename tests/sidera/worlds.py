@@ -15,14 +15,14 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from sidera.beam_search import SearchBatch, SearchResult, beam_search
-from sidera.diversity import Diversity, PrefixCaps
-from sidera.known_mass import KnownMass
+from sidera.decoding.diversity import Diversity, PrefixCaps
+from sidera.decoding.known_mass import KnownMass
+from sidera.decoding.leaf_filter import LeafFilter, LeafSet
+from sidera.decoding.sampling import Sampler, Sampling
 from sidera.language_model import LanguageModel
-from sidera.leaf_filter import LeafFilter, LeafSet
-from sidera.sampling import Sampler, Sampling
+from sidera.model.user_router import Mixture
+from sidera.model.vocabulary import Vocabulary
 from sidera.trie import build_trie, tables_of
-from sidera.user_router import Mixture
-from sidera.vocabulary import Vocabulary
 
 Sid = tuple[int, ...]
 

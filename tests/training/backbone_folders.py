@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel
 
+from sidera.model.vocabulary import Vocabulary
 from sidera.progress_bars import no_progress_bars
-from sidera.vocabulary import Vocabulary
 from tests.sidera.worlds import random_backbone
 from training.sequences import TrainingSequences
 

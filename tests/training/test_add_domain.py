@@ -14,9 +14,9 @@ from sidera.bundle import Bundle, open_bundle, verify_bundle, write_bundle
 from sidera.catalog import Catalog
 from sidera.cli import main
 from sidera.errors import DomainFullError, EmbeddingError
+from sidera.items.neighbours import load_neighbours
 from sidera.loading import load_bundle
 from sidera.manifest import DomainEntry
-from sidera.neighbours import load_neighbours
 from sidera.recommender import Query
 from tests import tiny
 from training.add_domain import Added, add_domain

@@ -5,7 +5,7 @@ import torch
 from transformers import Qwen2ForCausalLM
 
 from sidera.language_model import embedding_rows
-from sidera.vocabulary import Vocabulary
+from sidera.model.vocabulary import Vocabulary
 from training.backbones import PRESETS, new_backbone, shape_of
 from training.errors import ConfigError
 

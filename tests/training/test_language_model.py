@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sidera.language_model import LanguageModel, load_backbone
-from sidera.vocabulary import Vocabulary
+from sidera.model.vocabulary import Vocabulary
 from training import language_model
 from training.backbones import new_backbone
 from training.code_loss import CodeLoss

@@ -14,9 +14,9 @@ from sidera.catalog import Catalog, CatalogItem, create_catalog
 from sidera.errors import BundleError
 from sidera.language_model import LanguageModel
 from sidera.loading import load_bundle
+from sidera.model.user_router import load_router
+from sidera.model.vocabulary import Vocabulary
 from sidera.recommender import Query, Recommender
-from sidera.user_router import load_router
-from sidera.vocabulary import Vocabulary
 from tests import tiny
 from tests.sidera.worlds import random_sids, write_adapter
 from training import mixture_stage as module

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from sidera.catalog import Catalog, CatalogItem, create_catalog
+from sidera.items.neighbours import Shares, load_neighbours
 from sidera.language_model import LanguageModel
-from sidera.neighbours import Shares, load_neighbours
-from sidera.vocabulary import Vocabulary
+from sidera.model.vocabulary import Vocabulary
 from tests import tiny
 from tests.sidera.worlds import random_sids
 from training.backbones import new_backbone

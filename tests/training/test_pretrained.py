@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sidera.errors import BackboneError
-from sidera.experts import expert_layers
 from sidera.language_model import LanguageModel
-from sidera.linear_layers import linear_layers, sizes_of
-from sidera.vocabulary import Vocabulary
+from sidera.model.experts import expert_layers
+from sidera.model.linear_layers import linear_layers, sizes_of
+from sidera.model.vocabulary import Vocabulary
 from tests.training.backbone_folders import ROWS, random_sequences, write_backbone, write_tokenizer
 from training.backbones import load_universal, save_universal
 from training.code_loss import CodeLoss

@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM
 from sidera.bundle import open_bundle, verify_bundle
 from sidera.cli import main
 from sidera.errors import BackboneError, BundleError
-from sidera.experts import ExpertShape, shape_of_experts
 from sidera.export import export_bundle
 from sidera.loading import load_bundle
+from sidera.model.experts import ExpertShape, shape_of_experts
 from sidera.recommender import Query
 from tests import tiny
 from tests.training.backbone_folders import ROWS, write_backbone

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidera.vocabulary import Vocabulary
+from sidera.model.vocabulary import Vocabulary
 from training.data import Dataset, DomainData
 from training.sequences import EpochBatches, SequenceBatch, TrainingSequences, epoch_batches, training_sequences
 from training.split import Events, Part, split_events

@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 
 from sidera.item_scores import read_items
 from sidera.language_model import LanguageModel
+from sidera.model.vocabulary import Vocabulary
 from sidera.trie import build_trie, tables_of
-from sidera.vocabulary import Vocabulary
 from training.backbones import new_backbone
 from training.code_loss import CodeLoss
 from training.config import LanguageModelConfig, OptimizerConfig

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sidera.catalog import Catalog, CatalogItem, create_catalog
-from sidera.vocabulary import Vocabulary
+from sidera.model.vocabulary import Vocabulary
 from tests import tiny
 from tests.training.backbone_folders import ROWS, write_backbone, write_tokenizer
 from training.code_loss import CodeLoss

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from sidera.placement import place_new
+from sidera.items.placement import place_new
 from sidera.tokenizers import load_tokenizer, tokenizer_digest
 from training.errors import ConfigError, DataError
 from training.tokenization import fit_tokenizer, tokenize

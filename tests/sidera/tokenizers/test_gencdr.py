@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from sidera.assignment import assign_sids
 from sidera.errors import TokenizerError
+from sidera.items.assignment import assign_sids
 from sidera.tokenizers import load_tokenizer, save_tokenizer, tokenizer_digest
 from sidera.tokenizers.gencdr import EncoderAdapters, GenCdr, ItemRouter
 from sidera.tokenizers.residual import CHUNK_ROWS

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sidera.assignment import assign_sids
 from sidera.errors import TokenizerError
+from sidera.items.assignment import assign_sids
 from sidera.tokenizers import ItemTokenizer, load_tokenizer, save_tokenizer, tokenizer_digest
 from sidera.tokenizers.residual import CHUNK_ROWS
 from sidera.tokenizers.unitok import UniTok

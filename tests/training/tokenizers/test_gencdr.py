@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sidera.assignment import assign_sids
+from sidera.items.assignment import assign_sids
 from sidera.tokenizers import load_tokenizer, save_tokenizer, tokenizer_digest
 from sidera.tokenizers.gencdr import GenCdr
 from training.errors import ConfigError, DataError, NonFiniteLossError, StageError

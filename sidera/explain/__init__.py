@@ -1,0 +1,1 @@
+"""What codes mean in words, and why an item was recommended."""

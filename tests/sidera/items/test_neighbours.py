@@ -1,0 +1,96 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sidera.errors import CatalogError
+from sidera.items.neighbours import (
+    GrownLists,
+    NeighbourLists,
+    Neighbours,
+    Reading,
+    Shares,
+    load_neighbours,
+    save_neighbours,
+)
+
+FOLLOWERS = {0: {1: 3.0, 2: 1.0}, 1: {0: 2.0}}
+ALIKE = {0: {3: 0.5}, 2: {3: 0.25, 0: 0.75}}
+
+
+def lists_of(listed: dict[int, dict[int, float]], items: int = 4) -> NeighbourLists:
+    rows = [listed.get(item, {}) for item in range(items)]
+    return NeighbourLists(
+        np.cumsum([0, *map(len, rows)]),
+        np.array([other for row in rows for other in row], dtype=np.int32),
+        np.array([weight for row in rows for weight in row.values()], dtype=np.float32),
+    )
+
+
+def made(shares: Shares = Shares(0.4, 0.2, 0.1), **reading: Any) -> Neighbours:  # noqa: B008
+    popularity = np.array([0.5, 0.5, 0, 0], dtype=np.float32)
+    return Neighbours(
+        lists_of(FOLLOWERS),
+        GrownLists(lists_of(ALIKE)),
+        popularity,
+        {"films": shares},
+        Shares(similar=0.5),
+        Reading(**reading),
+    )
+
+
+def as_dict(found: tuple[np.ndarray, np.ndarray]) -> dict[int, float]:
+    return dict(zip(found[0].tolist(), found[1].tolist(), strict=True))
+
+
+def test_the_newest_item_counts_most_and_masses_sum_to_one() -> None:
+    found = as_dict(made(recent=5, decay=0.5).followers([1, 0]))
+    assert found == pytest.approx({1: 0.75 / 1.5, 2: 0.25 / 1.5, 0: 0.5 / 1.5})
+
+
+def test_only_the_newest_items_are_read() -> None:
+    assert as_dict(made(recent=1, decay=0.5).followers([1, 0])) == pytest.approx({1: 0.75, 2: 0.25})
+
+
+def test_an_item_without_a_list_leaves_the_others_all_the_mass() -> None:
+    assert as_dict(made(recent=5, decay=0.5).followers([0, 3, 2])) == pytest.approx({1: 0.75, 2: 0.25})
+
+
+def test_nothing_is_known_of_an_empty_history_or_of_items_that_came_later() -> None:
+    for numbers in ([], [3], [4], [1000]):
+        assert as_dict(made().followers(numbers)) == {}
+
+
+def test_what_is_known_has_the_shares_of_its_domain() -> None:
+    found = as_dict(made(decay=0.0).known("films", [0]))
+    assert found == pytest.approx({1: 0.4 * 0.75, 2: 0.4 * 0.25, 3: 0.2})
+
+
+def test_a_domain_that_training_never_saw_has_items_alike_only() -> None:
+    assert as_dict(made(decay=0.0).known("songs", [0])) == pytest.approx({3: 0.5})
+
+
+def test_shares_beyond_one_mixture_are_refused() -> None:
+    with pytest.raises(CatalogError, match="sum to at most 1"):
+        Shares(0.7, 0.4)
+    with pytest.raises(CatalogError, match="sum to at most 1"):
+        Shares(similar=-0.1)
+
+
+def test_saved_neighbours_are_those_in_memory(tmp_path: Path) -> None:
+    save_neighbours(made(recent=3, decay=0.25), tmp_path / "neighbours.safetensors")
+    loaded = load_neighbours(tmp_path / "neighbours.safetensors")
+    assert (loaded.shares, loaded.unseen, loaded.reading) == (
+        {"films": Shares(0.4, 0.2, 0.1)},
+        Shares(similar=0.5),
+        Reading(3, 0.25),
+    )
+    assert as_dict(loaded.known("films", [2, 0])) == as_dict(made(recent=3, decay=0.25).known("films", [2, 0]))
+    assert loaded.popularity.tolist() == [0.5, 0.5, 0, 0]
+
+
+def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "other.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(CatalogError, match=r"other\.safetensors: no neighbours can be read"):
+        load_neighbours(tmp_path / "other.safetensors")
