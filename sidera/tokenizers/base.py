@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sidera.errors import TokenizerError
+from sidera.tokenizers.residual import nearest_of
 
 _ENCODE_ROWS = 16_384
 """Rows that ``encode`` holds intermediate results of: memory stays flat for any number of items."""
@@ -107,7 +108,7 @@ class ItemTokenizer(nn.Module, ABC):
         """The nearest code at each level, given latents: int64[N, L]."""
         codes_NL = torch.empty((len(latents_Nd), 0), dtype=torch.int64, device=latents_Nd.device)
         for _ in self.codebook_sizes:
-            nearest_N = self.distances(latents_Nd, codes_NL).argmin(dim=1)
+            nearest_N = nearest_of(self.distances(latents_Nd, codes_NL))
             codes_NL = torch.cat([codes_NL, nearest_N[:, None]], dim=1)
         return codes_NL
 
@@ -148,6 +149,8 @@ def check_vectors(vectors_ND: Tensor, dim: int) -> None:
             f"item vectors have shape {list(vectors_ND.shape)}; this tokenizer takes [items, {dim}]: "
             "use the encoder that it was fitted with"
         )
+    if torch.isfinite(vectors_ND.sum()):  # terms of a finite sum are finite; a sum may overflow without a bad one
+        return
     bad = torch.nonzero(~torch.isfinite(vectors_ND).all(dim=1)).flatten().tolist()
     if bad:
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from sidera.tokenizers.residual import in_chunks, squared_distances
+from sidera.tokenizers.residual import in_chunks, nearest_of, squared_distances
 
 
 class ExpertChains(nn.Module):
@@ -58,7 +58,7 @@ class ExpertChains(nn.Module):
             def of_chunk(residual_Rd: Tensor) -> Tensor:
                 codes = []
                 for codebook_KVd in self.codebooks:
-                    codes.append(squared_distances(residual_Rd, codebook_KVd[expert]).argmin(dim=1))
+                    codes.append(nearest_of(squared_distances(residual_Rd, codebook_KVd[expert])))
                     residual_Rd = residual_Rd - codebook_KVd[expert][codes[-1]]
                 return torch.stack(codes, dim=1)
 

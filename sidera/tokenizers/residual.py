@@ -53,6 +53,16 @@ def squared_distances(residual_Nd: Tensor, codebook_Vd: Tensor, out_NV: Tensor |
     return products_NV.add_(norms_N1).clamp_min_(0)
 
 
+def nearest_of(distances_NV: Tensor) -> Tensor:
+    """The nearest code of every row, the lower one where two are equally near: int64[N].
+
+    On a CPU by NumPy, whose ``argmin`` takes a fifteenth of the time of PyTorch's and breaks ties alike.
+    """
+    if distances_NV.device.type != "cpu":
+        return distances_NV.argmin(dim=1)
+    return torch.from_numpy(distances_NV.detach().numpy().argmin(axis=1))
+
+
 class ResidualQuantiser(nn.Module):
     """L codebooks, applied one after the other to what the ones before left over.
 
@@ -104,7 +114,7 @@ class ResidualQuantiser(nn.Module):
         def of_chunk(residual_Rd: Tensor) -> Tensor:
             codes = []
             for book_Vd, buffer_RV in zip(books, buffers, strict=True):
-                codes.append(squared_distances(residual_Rd, book_Vd, buffer_RV).argmin(dim=1))
+                codes.append(nearest_of(squared_distances(residual_Rd, book_Vd, buffer_RV)))
                 residual_Rd = residual_Rd - book_Vd[codes[-1]]
             return torch.stack(codes, dim=1)
 

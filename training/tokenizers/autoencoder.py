@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from sidera.tokenizers.residual import squared_distances
+from sidera.tokenizers.residual import nearest_of, squared_distances
 from sidera.tokenizers.rqvae import Autoencoder
 from training.tokenizers.common import FitItems, TokenizerConfig, check, settings_digest
 from training.tokenizers.fitting import Fit, Schedule
@@ -161,7 +161,7 @@ class AutoencoderFit(Fit, Generic[Model, Config]):
         drawn_J = rows_M[torch.randint(len(rows_M), (most,), generator=generator)]
         given_Jd = given(encoded(self.model, self.drawn.train_ND[drawn_J]))
         for level, (codebook_Vd, dead_J) in enumerate(zip(codebooks, dead, strict=True)):
-            following_Jd = given_Jd - codebook_Vd[squared_distances(given_Jd, codebook_Vd).argmin(dim=1)]
+            following_Jd = given_Jd - codebook_Vd[nearest_of(squared_distances(given_Jd, codebook_Vd))]
             codebook_Vd[dead_J] = given_Jd[: len(dead_J)]
             forget(level, dead_J)
             given_Jd = following_Jd

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sidera.tokenizers.expert_chains import ExpertChains
-from sidera.tokenizers.residual import squared_distances
+from sidera.tokenizers.residual import nearest_of, squared_distances
 from sidera.tokenizers.unitok import UniTok
 from training.kmeans import kmeans_codebook
 from training.tokenizers.quantisation import Quantisation, Quantised, quantise_for_training
@@ -89,7 +89,7 @@ def quantise_experts(chains: ExpertChains, expert_P: Tensor, latents_Pd: Tensor,
         codes_P = torch.empty_like(expert_P)
         for rows_M, codebook_Vd in zip(rows, codebook_KVd.detach(), strict=True):
             if len(rows_M):
-                codes_P[rows_M] = squared_distances(given_Pd[rows_M], codebook_Vd).argmin(dim=1)
+                codes_P[rows_M] = nearest_of(squared_distances(given_Pd[rows_M], codebook_Vd))
         chosen_Pd = F.embedding(expert_P * chains.codebook_sizes[level] + codes_P, codebook_KVd.flatten(0, 1))
         loss = loss + F.mse_loss(chosen_Pd, given_Pd) + commitment * F.mse_loss(residual_Pd, chosen_Pd.detach())
         codes.append(codes_P)
@@ -121,7 +121,7 @@ def start_mixture(model: UniTok, latents_Nd: Tensor, domain_N: Tensor, domains: 
         start_router(model.router, latents_Nd, domain_N, seed)
     else:
         centres_Kd = torch.from_numpy(kmeans_codebook(latents_Nd.numpy(), model.experts.experts, seed))
-        group_N = torch.cat([squared_distances(part, centres_Kd).argmin(dim=1) for part in latents_Nd.split(8192)])
+        group_N = torch.cat([nearest_of(squared_distances(part, centres_Kd)) for part in latents_Nd.split(8192)])
         width = (latents_Nd - centres_Kd[group_N]).square().mean().clamp_min(1e-6)
         model.router.weight.copy_(centres_Kd / width)
         model.router.bias.copy_(-centres_Kd.square().sum(dim=1) / (2 * width))
@@ -143,7 +143,7 @@ def start_chain(codebooks: Sequence[Tensor], given_Nd: Tensor, seed: int) -> Non
     """Residual k-means: each codebook of what the ones before it leave over. ``given_Nd`` is not changed."""
     for level, codebook_Vd in enumerate(codebooks):
         codebook_Vd.copy_(torch.from_numpy(kmeans_codebook(given_Nd.numpy(), len(codebook_Vd), seed + level)))
-        nearest = [squared_distances(part, codebook_Vd).argmin(dim=1) for part in given_Nd.split(8192)]
+        nearest = [nearest_of(squared_distances(part, codebook_Vd)) for part in given_Nd.split(8192)]
         given_Nd = given_Nd - codebook_Vd[torch.cat(nearest)]
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sidera.tokenizers.residual import ResidualQuantiser, squared_distances
+from sidera.tokenizers.residual import ResidualQuantiser, nearest_of, squared_distances
 
 _ITERATIONS_PER_LOGARITHM = 10
 
@@ -79,7 +79,7 @@ def quantise_for_training(quantiser: ResidualQuantiser, latents_Bd: Tensor, how:
     last = len(quantiser.codebook_sizes) - 1
     for level, codebook_Vd in enumerate(quantiser.codebooks):
         distances_BV = squared_distances(residual_Bd.detach(), codebook_Vd.detach())
-        codes_B = distances_BV.argmin(dim=1)
+        codes_B = nearest_of(distances_BV)
         nearest.append(codes_B)
         if how.sinkhorn is not None and level == last:
             codes_B = sinkhorn_codes(distances_BV, how.sinkhorn)

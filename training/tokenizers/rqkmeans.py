@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sidera.files import write_atomically
-from sidera.tokenizers.residual import squared_distances
+from sidera.tokenizers.residual import nearest_of, squared_distances
 from sidera.tokenizers.rqkmeans import RqKMeans
 from training.errors import StageError
 from training.kmeans import kmeans_codebook
@@ -119,7 +119,7 @@ def principal_axes(vectors_ND: Tensor, count: int) -> Tensor:
 def _take_away(residual_Nd: Tensor, codebook_Vd: Tensor) -> None:
     """Subtract each row's nearest code from it, in place."""
     for part_Rd in residual_Nd.split(_ROWS):
-        part_Rd -= codebook_Vd[squared_distances(part_Rd, codebook_Vd).argmin(dim=1)]
+        part_Rd -= codebook_Vd[nearest_of(squared_distances(part_Rd, codebook_Vd))]
 
 
 def _write(checkpoint: Path, digest: str, codebooks: list[Tensor]) -> None:

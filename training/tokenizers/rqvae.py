@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sidera.tokenizers.residual import squared_distances
+from sidera.tokenizers.residual import nearest_of, squared_distances
 from sidera.tokenizers.rqvae import RqVae
 from training.kmeans import kmeans_codebook
 from training.tokenizers.autoencoder import AutoencoderConfig, AutoencoderFit, encoded
@@ -154,7 +154,7 @@ class RqVaeFit(AutoencoderFit[RqVae, RqVaeConfig]):
         for level, codebook_Vd in enumerate(self.model.quantiser.codebooks):
             centres = kmeans_codebook(residual_Nd.numpy(), len(codebook_Vd), self.config.seed + level)
             codebook_Vd.copy_(torch.from_numpy(centres))
-            codes_N = torch.cat([squared_distances(part, codebook_Vd).argmin(1) for part in residual_Nd.split(8192)])
+            codes_N = torch.cat([nearest_of(squared_distances(part, codebook_Vd)) for part in residual_Nd.split(8192)])
             if self.ema is not None:
                 counts_V = torch.bincount(codes_N, minlength=len(codebook_Vd))
                 self.ema.start(level, counts_V * (self.config.batch_size / len(codes_N)))

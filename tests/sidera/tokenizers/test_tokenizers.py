@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from sidera.errors import TokenizerError
 from sidera.tokenizers import ItemTokenizer, load_tokenizer, save_tokenizer, tokenizer_digest
+from sidera.tokenizers.base import check_vectors
 from sidera.tokenizers.gencdr import GenCdr
 from sidera.tokenizers.residual import CHUNK_ROWS, ResidualQuantiser, in_chunks, squared_distances
 from sidera.tokenizers.rqkmeans import RqKMeans
@@ -259,6 +260,10 @@ def test_no_vectors_get_no_codes(make: Callable[..., ItemTokenizer]) -> None:
 def test_codebooks_that_make_no_sids_or_too_many_are_refused(sizes: tuple[int, ...]) -> None:
     with pytest.raises(TokenizerError, match="codebook sizes"):
         ResidualQuantiser(sizes, 1)
+
+
+def test_large_numbers_whose_sum_overflows_are_no_infinities() -> None:
+    check_vectors(torch.full((2, 4), 3e38), 4)
 
 
 def test_equally_near_codes_give_the_lower_one() -> None:
