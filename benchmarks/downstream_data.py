@@ -18,6 +18,7 @@ from training.errors import DataError
 from training.evaluation import PLACES
 from training.floors import FloorTask, content_knn, item_bigram, popularity
 from training.metrics import target_ranks
+from training.no_text import vectors_without_text
 from training.split import Events, Part, Target, split_events, targets
 from training.stages import stage
 from training.vectors import item_vectors
@@ -28,6 +29,7 @@ Ranks = npt.NDArray[np.int64]
 FLOORS = ("popularity", "bigram", "content-kNN")
 
 _TARGETS_SEED = 0
+_HIDDEN_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -101,13 +103,20 @@ class World:
 
 
 def read_world(
-    data: Path, roles: Domains, encoder: EncoderSpec, vectors: Path, most_targets: int, device: str = "cpu"
+    data: Path,
+    roles: Domains,
+    encoder: EncoderSpec,
+    vectors: Path,
+    most_targets: int,
+    device: str = "cpu",
+    hide_text: float = 0.0,
 ) -> World:
     """Read the domains, make or read their vectors, and sample the test targets.
 
     Args:
         vectors: the folder of the vectors' shards.
         most_targets: of a domain, the same ones in every run; 0: all.
+        hide_text: the share of the items of the domains trained on whose vectors are made without their text.
 
     Raises:
         DataError: a domain cannot be read or has no test target, or is trained on and called unseen.
@@ -123,6 +132,9 @@ def read_world(
             )
     model = TextEncoder(encoder, device)
     made = {domain.name: item_vectors(domain, model, vectors) for domain in whole.domains}
+    if hide_text:
+        for domain in whole.domains[: len(roles.trained)]:
+            made[domain.name] = some_without_text(replace(whole, domains=(domain,)), made[domain.name], hide_text)
     events = split_events(replace(whole, domains=whole.domains[: len(roles.trained)]))
     world = World(roles, whole, made, events, {})
     parts = {}
@@ -132,6 +144,20 @@ def read_world(
         beside = world.dataset((*roles.trained, name))
         parts[name] = _test_part(beside, split_events(beside), name, most_targets, zero_shot=True)
     return replace(world, parts=parts)
+
+
+def some_without_text(dataset: Dataset, vectors_ND: npt.NDArray[np.float32], share: float) -> npt.NDArray[np.float32]:
+    """The vectors of the one domain, some of whose items, drawn at random, are taken for items without text."""
+    (domain,) = dataset.domains
+    drawn_N = np.random.default_rng(_HIDDEN_SEED).permutation(len(vectors_ND))
+    hidden_M = np.sort(drawn_N[: round(share * len(vectors_ND))])
+    made_ND = np.array(vectors_ND)
+    # Where the texts were: what is made must not read them, as NaN would show.
+    made_ND[hidden_M] = np.nan
+    textless = replace(domain, no_text=dict.fromkeys(hidden_M.tolist(), 0))
+    length = float(np.linalg.norm(vectors_ND, axis=1).mean())
+    made_ND[hidden_M] = vectors_without_text(textless, 0, split_events(dataset), made_ND, length)
+    return made_ND
 
 
 def floor_ranks(part: TestPart, vectors_ND: npt.NDArray[np.float32], work: Path) -> dict[str, Ranks]:

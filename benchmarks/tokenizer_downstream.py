@@ -45,6 +45,7 @@ class Plan:
         seeds: of the language model, each a training of its own.
         targets: test targets of a domain, 0: all.
         encoder: makes the item vectors.
+        hide_text: the share of the items trained on whose vectors are made of their users' events instead of text.
     """
 
     roles: Domains
@@ -55,6 +56,7 @@ class Plan:
     targets: int
     encoder: EncoderSpec
     device: str
+    hide_text: float = 0.0
 
 
 def main(
@@ -77,6 +79,7 @@ def main(
     validation_targets: Annotated[int, typer.Option(help="Of each domain, to choose the best epoch by.")] = 500,
     encoder: Annotated[str, typer.Option(help="Makes the item vectors: a name or a folder.")] = DEFAULT_ENCODER,
     encoder_tokens: Annotated[int, typer.Option(help="Of an item's text that the encoder reads.")] = 256,
+    hide_text: Annotated[float, typer.Option(min=0, max=1, help="Share of items taken for items without text.")] = 0.0,
     device: Annotated[str, typer.Option(help="Where the language model computes: cpu or cuda.")] = "cpu",
     work: Annotated[Path | None, typer.Option(help="Keeps every step; default: beside --out.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The same on nearly nothing: whether it runs.")] = False,
@@ -107,6 +110,7 @@ def main(
             targets=20 if quick else targets,
             encoder=EncoderSpec(encoder, max_tokens=encoder_tokens),
             device=device,
+            hide_text=hide_text,
         )
         compare(
             plan, data, work or out.with_name(out.name + ".work"), out, lambda told: console.print(told, markup=False)
@@ -132,7 +136,7 @@ def compare(plan: Plan, data: Path, work: Path, out: Path, say: Callable[[str], 
         raise ConfigError(f"--targets is {plan.targets}; set 0 for all, or a number above it")
     if not plan.roles.trained:
         raise ConfigError("--domains is empty; name at least one domain to train on")
-    world = read_world(data, plan.roles, plan.encoder, work / "vectors", plan.targets)
+    world = read_world(data, plan.roles, plan.encoder, work / "vectors", plan.targets, hide_text=plan.hide_text)
     counts = ", ".join(f"{name} {len(part.targets)}" for name, part in world.parts.items())
     say(f"data: {len(world.data.domains)} domains; test targets: {counts}")
     floors = {name: floor_ranks(part, world.vectors[name], work) for name, part in world.parts.items()}
@@ -161,6 +165,7 @@ def compare(plan: Plan, data: Path, work: Path, out: Path, say: Callable[[str], 
             "language_model": {key: value for key, value in asdict(plan.language_model).items() if key != "domain"},
             "seeds": plan.seeds,
             "encoder": asdict(plan.encoder),
+            "hide_text": plan.hide_text,
             "targets": {name: len(part.targets) for name, part in world.parts.items()},
         },
         "variants": facts,

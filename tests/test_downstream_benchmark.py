@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import typer
 
-from benchmarks.downstream_data import Domains, World, floor_ranks, read_world
+from benchmarks.downstream_data import Domains, World, floor_ranks, read_world, some_without_text
 from benchmarks.downstream_figures import cost_figures, domain_results, quality_figures, validation_figures
 from benchmarks.downstream_runs import score_variant, tokenize_variant
 from benchmarks.tokenizer_downstream import Plan, compare, main, read_variants
@@ -19,6 +19,7 @@ from sidera.language_model import LanguageModel, load_backbone
 from sidera.model.vocabulary import Vocabulary
 from sidera.recommender import Recommender
 from training.config import LanguageModelConfig, OptimizerConfig
+from training.data import read_dataset
 from training.errors import ConfigError, DataError
 from training.evaluation import evaluate
 from training.metrics import ABSENT, ndcg_values
@@ -381,3 +382,16 @@ def test_every_ablation_is_a_variant_of_its_method_that_takes_one_thing_away() -
         assert settings["method"] == whole.partition("-with-")[0]
         assert (read_config(ablations[whole])[1] == read_config(settings)[1]) == (not taken)
     assert {settings["method"] for settings in ablations.values()} == set(METHODS)
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_vectors_of_hidden_items_do_not_depend_on_their_texts_and_others_stay(tiny_data: Path, share: float) -> None:
+    dataset = read_dataset(tiny_data, ["films"])
+    vectors_ND = np.random.default_rng(0).normal(size=(len(dataset.domains[0].item_ids), 24)).astype(np.float32)
+    made_ND = some_without_text(dataset, vectors_ND, share)
+    changed_N = (made_ND != vectors_ND).any(axis=1)
+    assert changed_N.sum() == round(share * len(vectors_ND))
+    assert np.isfinite(made_ND).all()
+    others_ND = vectors_ND.copy()
+    others_ND[changed_N] = others_ND[changed_N][::-1]  # other texts of the same lengths
+    np.testing.assert_array_equal(some_without_text(dataset, others_ND, share)[changed_N], made_ND[changed_N])
