@@ -260,8 +260,9 @@ class NeighboursConfig:
 
     Attributes:
         enabled: whether anything is.
-        window: how many events apart two items of a sequence still count, 1/distance each.
+        window: how many events apart two items of a sequence still count, 1/sqrt(distance) each.
         backward: what an item counts for the one behind it, as a share of what it counts for the one before.
+        smoothing: a list of followers with a count of c has a mass of c / (c + smoothing), the language model the rest.
         longest: items of a list of followers at the most.
         nearest: items of a list of alike ones.
         temperature: of the softmax over their cosines, at least 0.02: below, float32 knows no weights.
@@ -273,8 +274,9 @@ class NeighboursConfig:
     __pydantic_config__ = _STRICT
 
     enabled: bool = True
-    window: int = 5
-    backward: float = 0.3
+    window: int = 10
+    backward: float = 0.2
+    smoothing: float = 5.0
     longest: int = 100
     nearest: int = 60
     temperature: float = 0.1
@@ -287,6 +289,7 @@ class NeighboursConfig:
         if self.temperature < 0.02:
             raise _RangeError(f"temperature is {self.temperature}; set 0.02 or a value above it")
         _share(self, "backward", "decay")
+        _not_negative(self, "smoothing")
         if not 0 <= self.unseen_share <= 0.99:
             raise _RangeError(
                 f"unseen_share is {self.unseen_share}; set a share from 0 to 0.99: items need some chance"

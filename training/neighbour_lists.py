@@ -5,7 +5,7 @@ Knows item numbers of one domain (0..I-1), and puts all domains' lists together 
 Shapes: I items of a domain, N items of the bundle, D item vector dim, E events, X entries of all lists.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,8 @@ def transitions_of(events: Events, domain: int, num_items: int, config: Neighbou
         before, after = item_E[:-distance][same_user], item_E[distance:][same_user]
         befores += [before, after]
         afters += [after, before]
-        counts += [np.full(len(before), 1 / distance), np.full(len(before), config.backward / distance)]
+        weight = distance**-0.5
+        counts += [np.full(len(before), weight), np.full(len(before), config.backward * weight)]
     entries = (np.concatenate(counts), (np.concatenate(befores), np.concatenate(afters)))
     counted = sp.coo_matrix(entries, shape=(num_items, num_items)).tocsr()
     counted.setdiag(0)
@@ -94,30 +95,6 @@ def joined(
         item_X[place_X] = numbers[name][own.indices]
         weight_X[place_X] = own.data
     return NeighbourLists(begin_N, item_X, weight_X)
-
-
-def mixture_shares(mass_GX: Sequence[npt.NDArray[np.floating]], rounds: int = 300) -> npt.NDArray[np.float64]:
-    """The shares of distributions that make targets most likely, by expectation maximisation.
-
-    The likelihood of a mixture's weights is concave, so where it starts changes nothing. Each distribution is given one
-    target more, so that none is left without a share: what no list names keeps the language model's mass.
-
-    Args:
-        mass_GX: the mass of each target under each distribution.
-
-    Returns:
-        float64[G], above 0, summing to 1.
-    """
-    mass = np.stack([np.asarray(own, dtype=np.float64) for own in mass_GX])
-    mass = mass[:, mass.sum(axis=0) > 0]
-    share_G = np.full(len(mass), 1 / len(mass))
-    if mass.shape[1] == 0:
-        return share_G
-    for _ in range(rounds):
-        part_GX = share_G[:, None] * mass
-        share_G = (part_GX / part_GX.sum(axis=0)).sum(axis=1) + 1
-        share_G /= share_G.sum()
-    return share_G
 
 
 def _train(events: Events, domain: int) -> npt.NDArray[np.bool_]:

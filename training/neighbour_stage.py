@@ -1,31 +1,33 @@
 """The stage of the neighbours: their lists, and the share of each in the mixture of every domain.
 
-The shares are those that make the validation targets most likely, beside the language model as it will serve. An unseen
+The shares are those that rank the validation targets best, beside the language model as it will serve. An unseen
 domain has vectors and no events, and a language model that is sure of the wrong things: its share is a setting.
 
-Shapes: I items of a domain, X targets.
+Shapes: I items of a domain, S listed items, C candidates of one target, G distributions.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from sidera.catalog import Catalog
-from sidera.item_scores import item_scores
 from sidera.items.neighbours import Found, GrownLists, Neighbours, Reading, Shares, load_neighbours, save_neighbours
 from sidera.language_model import LanguageModel
-from sidera.recommender import Query, Recommender
+from sidera.recommender import Query, Recommendation, Recommender
 from training.evaluation import query_of
-from training.neighbour_lists import joined, mixture_shares, popularity_of, similar_of, transitions_of
+from training.mixture_shares import Candidates, best_shares
+from training.neighbour_lists import joined, popularity_of, similar_of, transitions_of
 from training.progress import track
 from training.run import Run
 from training.stages import Stage, stage
 
-_SCORED_AT_ONCE = 64
+_ANSWERED_AT_ONCE = 32
+_PROPOSED = 50
+"""Items that the language model and popularity each propose for a target; its mass of others is taken for 0."""
+
 _FILE = "neighbours.safetensors"
 
 
@@ -68,12 +70,12 @@ def _listed(run: Run, catalog: Catalog, vectors: Mapping[str, npt.NDArray[np.flo
         popularity=popularity,
         shares={},
         unseen=Shares(),
-        reading=Reading(config.recent, config.decay, config.nearest, config.temperature),
+        reading=Reading(config.recent, config.decay, config.nearest, config.temperature, config.smoothing),
     )
 
 
 def _weighed(run: Run, model: LanguageModel, catalog: Catalog, listed: Neighbours) -> Neighbours:
-    """The same lists with the shares that make the validation targets most likely."""
+    """The same lists with the shares that rank the validation targets best."""
     recommender = run.recommender(model, catalog)
     shares = {
         domain.name: shares_in(run, recommender, listed, index)
@@ -85,7 +87,7 @@ def _weighed(run: Run, model: LanguageModel, catalog: Catalog, listed: Neighbour
 
 
 def shares_in(run: Run, recommender: Recommender, listed: Neighbours, index: int) -> Shares:
-    """The shares that make one domain's validation targets most likely.
+    """The shares that rank one domain's validation targets best.
 
     Args:
         recommender: the language model as it will serve, without neighbours.
@@ -93,57 +95,65 @@ def shares_in(run: Run, recommender: Recommender, listed: Neighbours, index: int
     """
     domain, catalog = run.dataset.domains[index], recommender.catalog
     own = run.validation_of(index)
-    queries = [query_of(target, run.dataset.domains) for target in own]
+    most = min(_PROPOSED, len(domain.item_ids))
+    queries = [replace(query_of(target, run.dataset.domains), num_results=most, beam_width=most) for target in own]
     item_ids = [domain.item_ids[target.item] for target in own]
-    ours_X = _likelihoods(recommender, queries, item_ids, domain.name)
-    numbers = [int(catalog.find(domain.name, item_id) or 0) for item_id in item_ids]
-    histories = [_own_numbers(catalog, query) for query in queries]
-    followed_X = _masses(listed.followers, histories, numbers, ours_X)
-    alike_X = _masses(listed.likes, histories, numbers, ours_X)
-    popular_X = listed.popularity[numbers]
-    followed, near, popular, _ = mixture_shares([followed_X, alike_X, popular_X, ours_X]).tolist()
+    number_I = np.array([catalog.find(domain.name, item_id) for item_id in domain.item_ids], dtype=np.int64)
+    popular_P = number_I[np.argsort(-listed.popularity[number_I], kind="stable")[:most]]
+    candidates = []
+    for query, item_id, answer in zip(queries, item_ids, _answers(recommender, queries, domain.name), strict=True):
+        history = _own_numbers(catalog, query)
+        target = catalog.find(domain.name, item_id)
+        candidates.append(_candidates(listed, history, _ours(catalog, domain.name, answer), popular_P, target))
+    followed, near, popular, _ = best_shares(candidates).tolist()
     return Shares(followed, near, popular)
 
 
-def _likelihoods(
-    recommender: Recommender, queries: Sequence[Query], item_ids: Sequence[str], domain: str
-) -> npt.NDArray[np.float64]:
-    """P(target) under the language model's mixture. Shape: float64[X]."""
-    model, found = recommender.model, []
-    prompts = [recommender.prompt(query) for query in queries]
-    leaves = [recommender.leaf(domain, item_id) for item_id in item_ids]
-    with track(f"neighbours {domain}: validation targets", len(prompts)) as advance:
-        for begin in range(0, len(prompts), _SCORED_AT_ONCE):
-            rows = slice(begin, begin + _SCORED_AT_ONCE)
-            leaves_B = torch.tensor(leaves[rows], device=model.device)
-            mixture = model.mixture([domain] * len(leaves_B))
-            found.append(item_scores(model, recommender.tables, prompts[rows], leaves_B, mixture).cpu())
-            advance(len(leaves_B))
-    likelihood_X: npt.NDArray[np.float64] = torch.cat(found).double().exp().numpy()
-    return likelihood_X
+def _answers(recommender: Recommender, queries: Sequence[Query], domain: str) -> list[Recommendation]:
+    """What the language model recommends, in the order of the queries."""
+    answers: list[Recommendation] = []
+    with track(f"neighbours {domain}: validation targets", len(queries)) as advance:
+        for begin in range(0, len(queries), _ANSWERED_AT_ONCE):
+            answers += recommender.recommend(queries[begin : begin + _ANSWERED_AT_ONCE])
+            advance(len(answers) - begin)
+    return answers
+
+
+def _ours(catalog: Catalog, domain: str, answer: Recommendation) -> Found:
+    """What the language model recommends, by number."""
+    numbers = [catalog.find(domain, item.item_id) for item in answer.items]
+    return np.array(numbers, dtype=np.int64), np.exp([item.score for item in answer.items])
+
+
+def _candidates(
+    listed: Neighbours,
+    history: Sequence[int],
+    ours: Found,
+    popular_P: npt.NDArray[np.int64],
+    target: int | None,
+) -> Candidates:
+    """What may come back for one history: all that any distribution proposes, but for the history itself.
+
+    What neighbours leave of their share goes to the language model, as where it is served.
+    """
+    followers, likes = listed.followers(history), listed.likes(history)
+    lists: list[Found] = [followers, likes, (popular_P, np.asarray(listed.popularity[popular_P], np.float64)), ours]
+    every_C = np.setdiff1d(np.concatenate([found_S for found_S, _ in lists]), history)
+    mass_GC = np.zeros((len(lists), len(every_C)))
+    mass_GC[2] = listed.popularity[every_C]
+    for row in (0, 1, 3):
+        found_S, mass_S = lists[row]
+        here_S = np.isin(found_S, every_C)
+        mass_GC[row, np.searchsorted(every_C, found_S[here_S])] = mass_S[here_S]
+    for row in (0, 1):
+        mass_GC[row] += (1 - lists[row][1].sum()) * mass_GC[3]
+    place = np.flatnonzero(every_C == target)
+    return Candidates(mass_GC, int(place[0]) if len(place) else None)
 
 
 def _own_numbers(catalog: Catalog, query: Query) -> list[int]:
     found = [catalog.find(domain, item_id) for domain, item_id in query.history if domain == query.domain]
     return [number for number in found if number is not None]
-
-
-def _masses(
-    read: Callable[[Sequence[int]], Found],
-    histories: Sequence[Sequence[int]],
-    numbers: Sequence[int],
-    ours_X: npt.NDArray[np.float64],
-) -> npt.NDArray[np.float64]:
-    """The mass of each target under a distribution that reads histories. Shape: float64[X].
-
-    Where it knows nothing of a history, the language model has its share, and so it has the language model's mass.
-    """
-    masses_X = ours_X.copy()
-    for row, (history, number) in enumerate(zip(histories, numbers, strict=True)):
-        found_S, mass_S = read(history)
-        if len(found_S):
-            masses_X[row] = mass_S[found_S == number].sum()
-    return masses_X
 
 
 def _sentence(shares: Shares) -> str:

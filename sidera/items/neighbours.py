@@ -4,7 +4,9 @@ Three distributions over the items of the target's domain that need no forward p
 item in the train part's sequences. ``similar``: the items whose vectors are nearest; it knows no user, so it serves a
 domain that training never saw. ``popularity``: the domain's train events. Each has a constant share of the mixture in
 each domain; the language model has the rest. The first two are read off the newest items of the history, the newer the
-more: P(i | S) is proportional to sum_j decay^j w(h_j, i), h_0 the newest, the weights w of a list summing to 1.
+more: P(i | S) = sum_j decay^j w(h_j, i) / sum_j decay^j over the items h_j that have a list, h_0 the newest. The
+weights w of a list sum to 1, those of followers to c / (c + smoothing) for a count of c: a list that stands on little
+leaves its mass to the language model.
 
 All is keyed by item number, which never changes within a bundle; leaves are looked up per snapshot. Tensors of files:
 per list ``begin`` int64[N + 1], ``item`` int32[X], ``weight`` float32[X]; ``popularity`` float32[N].
@@ -116,14 +118,15 @@ class Shares:
 class Reading:
     """How a history is read: its ``recent`` newest items of the target's domain, each ``decay`` times the newer one.
 
-    And how an item that joins is compared: a list of alike items has the ``nearest`` ones, with the weights
-    exp((cosine - 1) / ``temperature``).
+    ``smoothing`` is what the counts of followers are compared with. And how an item that joins is compared: a list of
+    alike items has the ``nearest`` ones, with the weights exp((cosine - 1) / ``temperature``).
     """
 
     recent: int = 5
     decay: float = 0.6
     nearest: int = 60
     temperature: float = 0.1
+    smoothing: float = 0.0
 
 
 class Neighbours:
@@ -156,12 +159,12 @@ class Neighbours:
         return self.shares.get(domain, self.unseen)
 
     def followers(self, numbers: Sequence[int]) -> Found:
-        """What followed these items, oldest first; masses sum to 1, or to 0 where nothing did."""
-        return self._read(self.transitions, numbers)
+        """What followed these items, oldest first; masses sum to at most 1, and to 0 where nothing did."""
+        return self._read(self.transitions, numbers, self.reading.smoothing)
 
     def likes(self, numbers: Sequence[int]) -> Found:
         """What is like these items, oldest first; masses sum to 1, or to 0 where nothing is known to be."""
-        return self._read(self.similar, numbers)
+        return self._read(self.similar, numbers, 0.0)
 
     def known(self, domain: str, numbers: Sequence[int]) -> Found:
         """Both, weighed by the domain's shares: what :class:`sidera.decoding.known_mass.KnownMass` lists.
@@ -179,17 +182,18 @@ class Neighbours:
             masses.append(share * mass_S)
         return _summed(np.concatenate(items), np.concatenate(masses))
 
-    def _read(self, lists: NeighbourLists | GrownLists, numbers: Sequence[int]) -> Found:
-        items, masses = [], []
+    def _read(self, lists: NeighbourLists | GrownLists, numbers: Sequence[int], smoothing: float) -> Found:
+        items, masses, whole = [], [], 0.0
         for age, number in enumerate(reversed(numbers[-self.reading.recent :])):
             item_X, weight_X = lists.of(number)
             if len(item_X):
                 items.append(item_X.astype(np.int64))
-                masses.append(weight_X * (self.reading.decay**age / weight_X.sum(dtype=np.float64)))
+                masses.append(weight_X * (self.reading.decay**age / (weight_X.sum(dtype=np.float64) + smoothing)))
+                whole += self.reading.decay**age
         if not items:
             return _NOTHING
         found_S, mass_S = _summed(np.concatenate(items), np.concatenate(masses))
-        return found_S, mass_S / mass_S.sum()
+        return found_S, mass_S / whole
 
 
 _NOTHING: Found = (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float64))
