@@ -9,7 +9,7 @@ Memory and building times of large catalogs: ``benchmarks.catalog_scale``.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,14 +33,31 @@ from benchmarks.decoding_returning import measure_returning
 from benchmarks.decoding_scope import QUICK, Scope
 from benchmarks.decoding_subject import Subject, load_subject, pretrained_subject, quick_data, train_bundle
 from benchmarks.decoding_synthetic import measure_filter, measure_growth
-from benchmarks.harness import Figure, report
+from benchmarks.harness import Figure, print_summary, report
 from sidera.bundle import open_bundle
 from sidera.errors import SideraError
 from sidera.loading import load_bundle, load_bundle_backbone
 from sidera.model.weight_formats import WeightFormat
 from sidera.recommender import Recommender
-from training.errors import TrainingError
+from training.errors import ConfigError, TrainingError
 from training.pipeline import choose_device
+
+Measurement = Callable[[str], dict[str, Figure]]
+"""Figures whose names begin with the given one."""
+
+OF_TRAINED = (
+    "recommend_vs_bare",
+    "generate_vs_beam",
+    "growth",
+    "returning_vs_new",
+    "batched_vs_single",
+    "filter",
+    "mixture_vs_universal",
+    "visited",
+    "search_share",
+    "weights",
+)
+OF_PRETRAINED = ("large_search_share", "large_returning_vs_new", "large_generate_vs_beam")
 
 
 def main(
@@ -53,11 +70,13 @@ def main(
     threads: Annotated[int, typer.Option(min=0, help="Processor threads, 0 for all cores.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "cpu",
     work: Annotated[Path | None, typer.Option(help="Keeps what is trained; default: OUT.work.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="One of the measurements; may be given again.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The same on less: whether it runs.")] = False,
 ) -> None:
     """Measure the decoding engine."""
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
+        asked = _asked(only or (), pretrained is not None)
         device = choose_device(device)
         if threads:
             torch.set_num_threads(threads)
@@ -69,19 +88,24 @@ def main(
         subject, version = load_subject(bundle, data, domain, device)
         scope = QUICK if quick else Scope.on(device)
         backbone = partial(load_bundle_backbone, open_bundle(bundle), device)
-        load = partial(_load, bundle, device)
-        figures = measure_small(subject, load, backbone, scope)
-        figures |= measure_weights(subject, load, _formats(device), scope, "weights")
+        chosen = of_trained(subject, partial(_load, bundle, device), backbone, _formats(device), scope)
         if pretrained is not None:
-            larger, keeping = (pretrained_subject(subject, pretrained) for _ in range(2))
-            figures |= measure_large(larger, keeping.recommender, scope)
+            larger = pretrained_subject(subject, pretrained)
+            again = partial(pretrained_subject, subject, pretrained)
+            chosen |= of_pretrained(larger, lambda: again().recommender, scope.large())
+        figures: dict[str, Figure] = {}
+        for name in asked:
+            figures |= chosen[name](name)
     except (SideraError, TrainingError) as error:
         console.print(f"error: {error}", style="bold red", markup=False)
         raise typer.Exit(1) from None
     context: dict[str, Any] = {"bundle_version": version, "device": device, "quick": quick, "domain": domain}
     if pretrained is not None:
         context["pretrained"] = pretrained.name
+    if only:
+        context["only"] = only
     report(f"Decoding, bundle {version[:12]}", figures, out, context)
+    print_summary("What there is to reach", figures)
 
 
 def _load(bundle: Path, device: str, weights: WeightFormat = "saved") -> Recommender:
@@ -93,31 +117,57 @@ def _formats(device: str) -> tuple[WeightFormat, ...]:
     return ("bfloat16", "int8") if device == "cpu" else ("bfloat16",)
 
 
-def measure_small(
-    subject: Subject, load: Callable[[], Recommender], backbone: Callable[[], PreTrainedModel], scope: Scope
-) -> dict[str, Figure]:
-    """The figures of the trained model.
+def of_trained(
+    subject: Subject,
+    load: Callable[[WeightFormat], Recommender],
+    backbone: Callable[[], PreTrainedModel],
+    formats: Sequence[WeightFormat],
+    scope: Scope,
+) -> dict[str, Measurement]:
+    """What is measured of the trained model, by name.
 
     Args:
-        load: gives the subject's recommender once more, to keep histories.
+        load: gives the subject's recommender once more, with such weights.
         backbone: loads the model's backbone anew, without adapters.
+        formats: other weights than the bundle's.
     """
-    figures = measure_recommend(subject, scope, "recommend_vs_bare")
-    figures |= measure_generate(subject, scope, "generate_vs_beam", scope.batches, LEAST_ONE)
-    figures |= measure_growth(subject, scope, "growth")
-    figures |= measure_returning(subject, load(), scope, "returning_vs_new")
-    figures |= measure_batching(subject, scope, "batched_vs_single")
-    figures |= measure_filter(subject, scope, "filter")
-    figures |= measure_mixture(subject, backbone, scope, "mixture_vs_universal")
-    figures |= measure_visits(subject, scope, "visited")
-    return figures | measure_search_share(subject, scope, "search_share", time.perf_counter, judged=False)
+    return {
+        "recommend_vs_bare": partial(measure_recommend, subject, scope),
+        "generate_vs_beam": lambda name: measure_generate(subject, scope, name, scope.batches, LEAST_ONE),
+        "growth": partial(measure_growth, subject, scope),
+        "returning_vs_new": lambda name: measure_returning(subject, load("saved"), scope, name),
+        "batched_vs_single": partial(measure_batching, subject, scope),
+        "filter": partial(measure_filter, subject, scope),
+        "mixture_vs_universal": partial(measure_mixture, subject, backbone, scope),
+        "visited": partial(measure_visits, subject, scope),
+        "search_share": lambda name: measure_search_share(subject, scope, name, time.perf_counter, judged=False),
+        "weights": partial(measure_weights, subject, load, formats, scope),
+    }
 
 
-def measure_large(subject: Subject, keeping: Recommender, scope: Scope) -> dict[str, Figure]:
-    """The figures of the pretrained backbone; ``keeping`` is the same once more, to keep histories."""
-    figures = measure_search_share(subject, scope, "large_search_share", time.perf_counter, judged=True)
-    figures |= measure_returning(subject, keeping, scope, "large_returning_vs_new")
-    return figures | measure_generate(subject, scope, "large_generate_vs_beam", scope.large_batches, LEAST_ONE_LARGE)
+def of_pretrained(subject: Subject, keeping: Callable[[], Recommender], scope: Scope) -> dict[str, Measurement]:
+    """What is measured of the pretrained backbone; ``keeping`` gives the same once more, to keep histories."""
+    return {
+        "large_search_share": lambda name: measure_search_share(subject, scope, name, time.perf_counter, judged=True),
+        "large_returning_vs_new": lambda name: measure_returning(subject, keeping(), scope, name),
+        "large_generate_vs_beam": lambda name: measure_generate(
+            subject, scope, name, scope.large_batches, LEAST_ONE_LARGE
+        ),
+    }
+
+
+def _asked(only: Sequence[str], pretrained: bool) -> list[str]:
+    """The measurements that are asked for; without ``only`` all that there are.
+
+    Raises:
+        ConfigError: there is no such measurement, or none without a pretrained backbone.
+    """
+    names = [*OF_TRAINED, *(OF_PRETRAINED if pretrained else ())]
+    for name in only:
+        if name not in names:
+            needs = "needs --pretrained" if name in OF_PRETRAINED else f"is no measurement; use {', '.join(names)}"
+            raise ConfigError(f"--only {name} {needs}")
+    return [name for name in names if not only or name in only]
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from sidera.beam_search import SearchBatch, SearchResult, beam_search
 from sidera.language_model import LanguageModel
 from sidera.model.linear_layers import linear_layers, sizes_of, upper_half
 from sidera.model.peft_folders import LoraAdapter, write_peft_folder
+from sidera.model.weight_formats import transpose_for_cpu
 from training.config import AdapterConfig
 from training.progress import track
 
@@ -52,16 +53,23 @@ def measure_mixture(
     """
     backbone = plain()
     vocabulary = subject.recommender.model.vocabulary
-    alone = LanguageModel(backbone, vocabulary)
+    alone = _as_served(LanguageModel(plain(), vocabulary))
     kinds = {"all": (list(linear_layers(backbone)), MOST), "upper_half": (upper_half(backbone), MOST_UPPER_HALF)}
     figures: dict[str, Figure] = {}
     for kind, (names, most) in kinds.items():
         with TemporaryDirectory() as folder:
             write_random_adapter(backbone, names, Path(folder) / "domain")
             adapters = {subject.domain: Path(folder) / "domain"}
-            mixed = LanguageModel(plain(), vocabulary, adapters, {subject.domain: _GAMMA})
+            mixed = _as_served(LanguageModel(plain(), vocabulary, adapters, {subject.domain: _GAMMA}))
         figures |= ratio_figures(f"{name}_{kind}", _ratios(subject, mixed, alone, scope, kind), most=most)
     return figures
+
+
+def _as_served(model: LanguageModel) -> LanguageModel:
+    """With its weights laid out as a loaded bundle has them."""
+    transpose_for_cpu(model.backbone)
+    model.join_layers()
+    return model
 
 
 def _ratios(subject: Subject, mixed: LanguageModel, alone: LanguageModel, scope: Scope, kind: str) -> dict[str, Ratio]:
@@ -75,6 +83,7 @@ def _ratios(subject: Subject, mixed: LanguageModel, alone: LanguageModel, scope:
                 _searching(subject, mixed, shape.beams),
                 _searching(subject, alone, shape.beams),
                 [universal_batch(subject, batch) for batch in queries],
+                warm_up=3 if shape.batch == 1 else 1,
             )
             advance()
     return ratios

@@ -69,6 +69,7 @@ def _against_bare(recommender: Recommender, subject: Subject, scope: Scope, name
             synchronised(recommend, subject.device),
             synchronised(lambda task: bare(task.batch), subject.device),
             _tasks(subject, shape, scope.rounds_of(shape.batch, scope.rounds)),
+            warm_up=3 if shape.batch == 1 else 1,
         )
 
     ratios = each_shape(scope.shapes(scope.batches), f"recommendation against bare passes, {note}", ratio_at)
@@ -128,7 +129,7 @@ class PassClock:
         self._device, self._clock, self._begun = model.device, clock, 0.0
         self.seconds = 0.0
         self.shapes: list[tuple[int, int]] = []
-        decoder: torch.nn.Module = model.backbone.base_model
+        decoder = model.decoder
         before = decoder.register_forward_pre_hook(lambda module, inputs, named: self._begin(named), with_kwargs=True)
         self._hooks = [before, decoder.register_forward_hook(lambda module, inputs, output: self._end())]
 

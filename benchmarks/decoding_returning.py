@@ -33,7 +33,7 @@ def measure_returning(subject: Subject, keeping: Recommender, scope: Scope, name
     reused: list[float] = []
     with track(f"{length} items known and one new", len(scope.beams)) as advance:
         for beams in scope.beams:
-            asked = subject.queries(_WARM_UP + scope.generate_rounds, length + 1, beams, RESULTS)
+            asked = subject.queries(_WARM_UP + scope.rounds, length + 1, beams, RESULTS)
             warm_up, queries = _split(list(dict.fromkeys(asked)))
             cache = _filled(keeping, [*warm_up, *queries])
             for query in warm_up:

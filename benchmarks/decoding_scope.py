@@ -1,7 +1,7 @@
 """How much the decoding benchmark measures: shapes, rounds and sizes, for a full run and a quick one."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 
@@ -29,6 +29,7 @@ class Scope:
 
     Attributes:
         rounds: of one request.
+        large_rounds: of one request to the pretrained backbone.
         generate_rounds: of one request, beside ``generate``, which takes many times longer.
         batches: requests at a time, of the trained model.
         large_batches: the same of the pretrained one.
@@ -36,8 +37,9 @@ class Scope:
         filtered: items of the made-up catalog of which a filter keeps 1 %.
     """
 
-    rounds: int = 60
-    generate_rounds: int = 12
+    rounds: int = 20
+    large_rounds: int = 8
+    generate_rounds: int = 4
     lengths: tuple[int, ...] = (20, 50)
     beams: tuple[int, ...] = (20, 50)
     batches: tuple[int, ...] = (1, 8, 32)
@@ -54,17 +56,22 @@ class Scope:
         """
         return cls(large_batches=cls.batches) if device == "cuda" else cls()
 
+    def large(self) -> "Scope":
+        """The same for the pretrained backbone: fewer rounds, each of which takes many times longer."""
+        return replace(self, rounds=self.large_rounds, generate_rounds=max(2, self.generate_rounds // 2))
+
     def shapes(self, batches: tuple[int, ...]) -> list[Shape]:
         """Every batch size with every history and beam width."""
         return [Shape(*values) for values in product(batches, self.lengths, self.beams)]
 
     def rounds_of(self, batch: int, rounds: int) -> int:
         """Rounds of a batch size: fewer of larger ones, which vary less; at least 2."""
-        return max(2, round(rounds / math.sqrt(batch)))
+        return max(2, round(rounds / math.pow(batch, 0.75)))
 
 
 QUICK = Scope(
     rounds=4,
+    large_rounds=3,
     generate_rounds=2,
     lengths=(20,),
     beams=(20,),

@@ -20,6 +20,7 @@ from sidera.errors import BackboneError, BundleError
 from sidera.language_model import LanguageModel
 from sidera.loading import load_bundle
 from sidera.model.vocabulary import Vocabulary
+from sidera.model.weight_formats import transpose_for_cpu
 from sidera.recommender import Query, Recommender
 from training.pipeline import train
 from training.pretrained import find_pretrained, load_pretrained
@@ -155,6 +156,8 @@ def pretrained_subject(trained: Subject, folder: Path) -> Subject:
     old = trained.recommender
     vocabulary = Vocabulary(old.model.vocabulary.codebook_sizes, {trained.domain: 0}, base=found.rows)
     model = LanguageModel(load_pretrained(found, vocabulary, str(trained.device), seed=0), vocabulary)
+    transpose_for_cpu(model.backbone)
+    model.join_layers()
     longest = old.max_history * vocabulary.tokens_per_item
     if longest > model.max_tokens:
         raise BackboneError(f"{folder}: it reads {model.max_tokens} tokens, {longest} are needed; give another one")

@@ -189,6 +189,26 @@ def report(title: str, figures: Mapping[str, Figure], out: Path, context: Mappin
     console.print(f"Written to {out}.", markup=False, soft_wrap=True)
 
 
+def print_summary(title: str, figures: Mapping[str, Figure]) -> None:
+    """Print what has something to reach: a line each, with the median and the worst of its configurations."""
+    table = Table(title=title)
+    table.add_column("figure", no_wrap=True)
+    for column in ("to reach", "measured", "worst", "holds"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, figure in figures.items():
+        if figure.to_reach is None or name.endswith("_worst"):
+            continue
+        worst = figures.get(f"{name}_worst")
+        judged = [one for one in (figure, worst) if one is not None]
+        values = ["not measured" if one.value is None else f"{one.value:,.4g}" for one in judged]
+        holds = "yes" if all(one.holds for one in judged) else "[bold red]NO[/]"
+        table.add_row(name, figure.to_reach, values[0], values[1] if worst else "", holds)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _LOG_COLUMNS
+    console.print(table)
+
+
 def command() -> str:
     """How this program was called, as a reader repeats it."""
     module = sys.modules["__main__"].__spec__

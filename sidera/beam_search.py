@@ -28,6 +28,7 @@ from sidera.decoding.walk import Walk
 from sidera.errors import SearchError
 from sidera.language_model import LanguageModel
 from sidera.model.user_router import Mixture
+from sidera.stages import stage_ended
 from sidera.trie import TrieTables
 
 
@@ -102,6 +103,7 @@ def beam_search(model: LanguageModel, tables: TrieTables, batch: SearchBatch, be
     device = batch.tokens_BP.device
     hidden_MBD, history = model.prefill(batch.tokens_BP, batch.lengths_B, batch.mixture.adapters_B, num)
     log_weights_MB = batch.mixture.log_weights(hidden_MBD)
+    stage_ended("prefill", device)
     if batch.known is not None:
         log_weights_MB = log_weights_MB + batch.known.log_rest_B
     walk = Walk(model, history)

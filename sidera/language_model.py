@@ -19,13 +19,14 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from sidera.errors import BackboneError
 from sidera.model.adapters import AdapterBank
 from sidera.model.cached_prefill import CachedPrefill
 from sidera.model.history_cache import HistoryCache
 from sidera.model.key_values import empty_cache
+from sidera.model.lean_decoder import LeanDecoder, fits
 from sidera.model.output_head import code_logits
 from sidera.model.read_history import ReadHistory as ReadHistory
 from sidera.model.shared_layers import repeated_rows
@@ -70,8 +71,9 @@ class LanguageModel:
         self._bank = AdapterBank(backbone, list(adapters.values())) if adapters else None
         self.backbone = backbone.eval()
         self.router = None if router is None else self._checked_router(router)
-        self._decoder = backbone.base_model
         self._repeated = None if self._bank is None else repeated_rows(backbone, self._bank.layer_names)
+        self._stock: nn.Module = backbone.base_model
+        self.decoder = LeanDecoder(backbone, self.shared_layers) if fits(backbone) else self._stock
         self._cached: CachedPrefill | None = None
 
     @property
@@ -100,7 +102,26 @@ class LanguageModel:
     def share_nothing(self) -> None:
         """Run every layer once a distribution from now on, and forget the histories that were kept."""
         self._repeated = None
+        if isinstance(self.decoder, LeanDecoder):
+            self.decoder.shared = 0
         self.keep_histories(0 if self.history_cache is None else self.history_cache.max_bytes)
+
+    @property
+    def lean(self) -> bool:
+        """Whether passes go through :mod:`sidera.model.lean_decoder`, not through the backbone's own modules."""
+        return isinstance(self.decoder, LeanDecoder)
+
+    def use_stock_decoder(self) -> None:
+        """Send every pass through the backbone's own modules from now on."""
+        self.decoder = self._stock
+
+    def join_layers(self) -> None:
+        """Compute as one product what reads the same input, where the decoder can; for serving alone.
+
+        Weights that share their memory cannot be saved. See :mod:`sidera.model.joined_layers`.
+        """
+        if isinstance(self.decoder, LeanDecoder):
+            self.decoder.join()
 
     @property
     def history_cache(self) -> HistoryCache | None:
@@ -170,14 +191,13 @@ class LanguageModel:
         if self._cached is not None:
             return self._cached(tokens_BP, lengths_B, adapters_B, num_distributions)
         history = self._unread(tokens_BP, lengths_B, adapters_B, num_distributions, shared=self.shared_layers > 0)
-        hidden_MBPD = self._forward(tokens_BP, history, position_ids=None, attention_mask=None)
-        last_B = lengths_B - 1
-        rows_B = torch.arange(len(tokens_BP), device=tokens_BP.device)
-        return hidden_MBPD[:, rows_B, last_B], history
+        return self._forward(tokens_BP, history, None, None, last_B=lengths_B - 1)[:, :, 0], history
 
     @torch.no_grad()
     def read(self, tokens_BP: Tensor, adapters_B: Tensor | None) -> Tensor:
-        """The hidden state of every token of whole sequences, padded on the right: the plain way, nothing shared.
+        """The hidden state of every token of whole sequences, padded on the right: the plain way.
+
+        Nothing is shared, and every pass goes through the backbone's own modules.
 
         Returns:
             float[M, B, P, D]; with adapters both distributions, the universal one first.
@@ -185,7 +205,7 @@ class LanguageModel:
         lengths_B = torch.full((len(tokens_BP),), tokens_BP.shape[1], device=tokens_BP.device)
         num_distributions = 1 if adapters_B is None else 2
         history = self._unread(tokens_BP, lengths_B, adapters_B, num_distributions, shared=False)
-        return self._forward(tokens_BP, history, position_ids=None, attention_mask=None)
+        return self._forward(tokens_BP, history, None, None, plain=True)
 
     @torch.no_grad()
     def extend(self, history: ReadHistory, tokens_BT: Tensor, depths_BT: Tensor, visible_BTS: Tensor) -> Tensor:
@@ -222,26 +242,42 @@ class LanguageModel:
         history: ReadHistory,
         position_ids: Tensor | None,
         attention_mask: Tensor | None,
+        last_B: Tensor | None = None,
+        plain: bool = False,
     ) -> Tensor:
+        """Hidden states, float[M, B, T, D]; of the tokens at ``last_B`` alone, where given, float[M, B, 1, D].
+
+        Args:
+            plain: through the backbone's own modules, whatever else could run.
+        """
         num, size = history.num_distributions, len(tokens_BT)
         times = 1 if history.shared else num
 
         def repeated(x: Tensor | None) -> Tensor | None:
             return x if x is None or times == 1 else x.repeat(times, *[1] * (x.ndim - 1))
 
+        lean = self.lean and not plain
+        # One row stands for all rows there.
+        common = lean and size == 1
+        inputs: dict[str, Any] = {
+            "input_ids": repeated(tokens_BT),
+            "position_ids": position_ids if common else repeated(position_ids),
+            "attention_mask": attention_mask if common else repeated(attention_mask),
+            "past_key_values": history.cache,
+        }
         with ExitStack() as within:
             if self._bank is not None and history.adapters_B is not None:
                 within.enter_context(self._bank.rows(history.adapters_B))
+            if lean:
+                hidden: Tensor = self.decoder(**inputs, last=repeated(last_B), times=num // times)
+                return hidden.view(num, size, *hidden.shape[1:])
             if self._repeated is not None and history.shared:
                 within.enter_context(self._repeated.times(num, size))
-            hidden: Tensor = self._decoder(
-                input_ids=repeated(tokens_BT),
-                position_ids=repeated(position_ids),
-                attention_mask=repeated(attention_mask),
-                past_key_values=history.cache,
-                use_cache=True,
-            ).last_hidden_state
-        return hidden.view(num, size, *hidden.shape[1:])
+            hidden = self._stock(**inputs, use_cache=True).last_hidden_state
+        hidden_MBTD = hidden.view(num, size, *hidden.shape[1:])
+        if last_B is None:
+            return hidden_MBTD
+        return hidden_MBTD[:, torch.arange(size, device=last_B.device), last_B][:, :, None]
 
 
 def embedding_rows(backbone: PreTrainedModel) -> int:
@@ -255,6 +291,9 @@ def load_backbone(
 ) -> PreTrainedModel:
     """Load a Hugging Face causal model from a folder: safetensors only, none of its code or sampling settings.
 
+    ``transformers`` builds a model with its dtype as the default of the whole process, which would disturb whatever
+    computes beside it. So it builds in float32, the default, and the weights are converted one by one afterwards.
+
     Args:
         dtype: of the weights in memory; default: as they are saved.
 
@@ -263,12 +302,13 @@ def load_backbone(
     """
     try:
         with no_progress_bars():
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
             loading: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 attn_implementation="sdpa",
                 use_safetensors=True,
                 trust_remote_code=False,
-                dtype=dtype,
+                dtype=torch.float32,
                 output_loading_info=True,
             )
     except (OSError, ValueError, KeyError) as error:
@@ -276,5 +316,9 @@ def load_backbone(
     backbone: PreTrainedModel = loading[0]
     if missing := loading[1]["missing_keys"]:
         raise BackboneError(f"{folder}: the weights lack {min(missing)}; export the backbone again")
+    wanted = getattr(config, "dtype", None) or torch.float32 if dtype == "auto" else dtype
+    for parameter in backbone.parameters():
+        parameter.data = parameter.data.to(device, wanted)
+    backbone.config.dtype = wanted
     nn.Module.to(backbone, device)
     return backbone

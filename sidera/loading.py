@@ -88,6 +88,7 @@ def load_bundle(
     if weights == "int8":
         to_int8(backbone)
     transpose_for_cpu(backbone)
+    model.join_layers()
     check_backbone(model, settings["max_history"])
     model.keep_histories(history_cache_bytes)
     catalog = Catalog.load(bundle.folder("catalog"), manifest.domains, manifest.codebook_sizes)

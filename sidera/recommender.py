@@ -22,6 +22,7 @@ from sidera.items.neighbours import Neighbours
 from sidera.language_model import LanguageModel
 from sidera.model.history_window import window_start
 from sidera.queries import Query, Recommendation, RecommendedItem
+from sidera.stages import stage_ended
 from sidera.trie import TrieTables
 
 __all__ = ["PreparedCatalog", "Query", "Recommendation", "RecommendedItem", "Recommender", "Understood"]
@@ -128,6 +129,11 @@ class Recommender:
     def neighbours(self) -> Neighbours | None:
         """What is mixed with the language model's distributions."""
         return self._serving.neighbours
+
+    @property
+    def item_filter(self) -> ItemFilter:
+        """Which leaves pass conditions; any thread may ask."""
+        return self._serving.item_filter
 
     def prepare_catalog(self, catalog: Catalog, neighbours: Neighbours | None) -> PreparedCatalog:
         """Lay a catalog's tries out on the device, beside the one that serves, with the neighbours of its items.
@@ -268,7 +274,10 @@ class Recommender:
             caps=PrefixCaps.build([query.diversity for query in queries], self.model.vocabulary.num_levels, device),
             sampler=Sampler.build([query.sampling for query in queries], device),
         )
-        return beam_search(self.model, self._serving.tables, batch, beams)
+        stage_ended("tokenisation")
+        found = beam_search(self.model, self._serving.tables, batch, beams)
+        stage_ended("decode", device)
+        return found
 
     def _answer(self, query: Query, asked: Understood, found: SearchResult, row: int) -> Recommendation:
         index = self.catalog.index(query.domain)

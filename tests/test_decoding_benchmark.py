@@ -52,8 +52,9 @@ def test_every_batch_size_is_measured_with_every_history_and_beam_width() -> Non
     assert len(shapes) == len(set(map(str, shapes))) == 8
     assert str(Shape(8, 50, 20)) == "batch_8_history_50_beams_20"
     assert Scope().rounds_of(1, 60) == 60
-    assert Scope().rounds_of(9, 60) == 20
+    assert Scope().rounds_of(16, 60) == 8
     assert Scope().rounds_of(32, 3) == 2
+    assert (Scope(large_rounds=5).large().rounds, Scope(generate_rounds=3).large().generate_rounds) == (5, 2)
 
 
 def test_the_pretrained_backbone_gets_batches_where_there_is_a_gpu() -> None:
@@ -202,6 +203,24 @@ def test_the_program_measures_a_bundle_and_a_pretrained_backbone(
         assert document["figures"][name]["value"] == 1.0
     assert {"weights_int8_items_kept", "weights_bfloat16_items_kept"} <= document["figures"].keys()
     assert document["pretrained"] == "backbone"
+    summary = told.output[told.output.index("What there is to reach") :]
+    assert all(name in summary for name in medians)
+    assert "recommend_vs_bare_worst" not in summary
+
+
+def test_some_measurements_alone(
+    tiny_bundle: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "QUICK", SMALL)
+    options = ["--data", tiny_data, "--domain", "films", "--bundle", tiny_bundle, "--out", tmp_path / "out.json"]
+    for only, said in [("speed", "is no measurement; use recommend_vs_bare"), ("large_search_share", "--pretrained")]:
+        told = _run(*options, "--only", only)
+        assert told.exit_code == 1
+        assert said in " ".join(told.output.split())
+    told = _run(*options, "--quick", "--only", "visited", "--only", "search_share")
+    assert told.exit_code == 0, told.output
+    figures = json.loads((tmp_path / "out.json").read_text())["figures"]
+    assert {name.split("_")[0] for name in figures} == {"visited", "search"}
 
 
 def test_the_share_of_items_that_stay_is_of_the_items_before() -> None:

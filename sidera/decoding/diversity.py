@@ -35,6 +35,15 @@ class Diversity:
         if self.prefix_length < 1:
             raise SearchError(f"prefix_length is {self.prefix_length}; a prefix has at least 1 code")
 
+    def check(self, num_levels: int) -> None:
+        """Refuse a prefix that is longer than a SID.
+
+        Raises:
+            SearchError: it is.
+        """
+        if self.prefix_length > num_levels:
+            raise SearchError(f"prefix_length is {self.prefix_length} and a SID has {num_levels} codes; take fewer")
+
 
 @dataclass(frozen=True)
 class PrefixCaps:
@@ -60,8 +69,8 @@ class PrefixCaps:
         if not any(settings):
             return None
         for one in settings:
-            if one is not None and one.prefix_length > num_levels:
-                raise SearchError(f"prefix_length is {one.prefix_length} and a SID has {num_levels} codes; take fewer")
+            if one is not None:
+                one.check(num_levels)
         return cls(
             torch.tensor([1 if one is None else one.max_per_prefix for one in settings], device=device),
             torch.tensor([num_levels if one is None else one.prefix_length for one in settings], device=device),

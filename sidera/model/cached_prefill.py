@@ -19,8 +19,8 @@ from sidera.model.history_cache import HistoryCache, Item, Part
 from sidera.model.key_values import cache_of, empty_cache, head_shapes, keys_and_values, pack, side_by_side, unpack
 from sidera.model.read_history import ReadHistory
 
-Forward = Callable[[Tensor, ReadHistory, Tensor | None, Tensor | None], Tensor]
-"""Tokens, what they go on from, positions and mask to hidden states, float[M, B, T, D]."""
+Forward = Callable[[Tensor, ReadHistory, Tensor | None, Tensor | None, Tensor], Tensor]
+"""Tokens, what they go on from, positions, mask and a place in each row to hidden states there, float[M, B, 1, D]."""
 
 _PASS_TOKENS = {"cpu": 64}
 _PASS_TOKENS_ELSEWHERE = 4096
@@ -125,8 +125,7 @@ class CachedPrefill:
             past_GTC = (places_C < known_G1)[:, None].expand(-1, length, -1)
             causal_GTT = (places_T <= places_T[:, None]).expand(len(requests), -1, -1)
             mask_G1TP = torch.cat([past_GTC, causal_GTT], dim=2)[:, None]
-        hidden_MGTD = self._forward(tokens_GT, history, positions_GT, mask_G1TP)
-        return hidden_MGTD[:, torch.arange(len(requests), device=device), new_G1[:, 0] - 1], history
+        return self._forward(tokens_GT, history, positions_GT, mask_G1TP, new_G1[:, 0] - 1)[:, :, 0], history
 
     def _past(self, requests: Sequence[_Request], num_distributions: int) -> Cache:
         """What is known of the histories of one pass, padded on the right."""

@@ -2,8 +2,8 @@
 
 A small made-up catalog is decoded as a tree, every code of every item of it re-computed plainly, and both compared; so
 is a history that goes on from a kept one. What differs is refused by name: a backbone with
-other attention, positions or head than ``language_model`` assumes. Where only the sharing of lower layers makes the
-difference, the backbone decodes without it.
+other attention, positions or head than ``language_model`` assumes. Where only the lean decoder or the sharing of lower
+layers makes the difference, the backbone decodes without it.
 """
 
 import itertools
@@ -85,7 +85,15 @@ def _slices_match(model: LanguageModel, tolerance: float) -> bool:
 
 
 def _decodes(model: LanguageModel, domains: list[str], history_items: int, tolerance: float) -> bool:
-    """Whether trees decode rightly, behind a new history and behind one that has grown; settles what is shared."""
+    """Whether trees decode rightly, behind a new history and behind one that has grown.
+
+    Settles whose modules run, and what is shared.
+    """
+    if model.lean:
+        with suppress(*_UNFIT):
+            if _grows(model, domains, history_items, tolerance):
+                return True
+        model.use_stock_decoder()
     if model.shared_layers:
         with suppress(*_UNFIT):
             if _grows(model, domains, history_items, tolerance):

@@ -139,6 +139,24 @@ def test_a_backbone_that_was_saved_and_loaded_gives_the_same_logits(tmp_path: Pa
         torch.testing.assert_close(again(input_ids=tokens).logits, backbone(input_ids=tokens).logits)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_backbone_has_the_dtype_that_it_was_saved_with_and_none_is_set_for_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    """Another bundle computes in the same process while this one is loaded."""
+    backbone = random_backbone()
+    torch.nn.Module.to(backbone, dtype)
+    backbone.save_pretrained(tmp_path)
+    defaults = list[torch.dtype]()
+    monkeypatch.setattr(torch, "set_default_dtype", defaults.append)
+    again = load_backbone(tmp_path)
+    assert set(defaults) <= {torch.float32}
+    assert {weight.dtype for weight in again.parameters()} == {dtype}
+    for name, weight in backbone.state_dict().items():
+        assert torch.equal(again.state_dict()[name], weight), name
+    assert {weight.dtype for weight in load_backbone(tmp_path, dtype=torch.float32).parameters()} == {torch.float32}
+
+
 def test_a_folder_without_a_causal_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BackboneError, match="no backbone can be loaded"):
         load_backbone(tmp_path)

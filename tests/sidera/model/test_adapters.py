@@ -232,7 +232,7 @@ def test_adapters_of_the_first_layer_leave_nothing_to_share(tmp_path: Path) -> N
 
 
 def test_a_backbone_that_shares_wrongly_decodes_without_sharing(tmp_path: Path) -> None:
-    model = upper_half_model(tmp_path, "qwen2")
+    model = upper_half_model(tmp_path, "smollm3")
     assert model._repeated is not None
     model._repeated._repeat = lambda value: value  # type: ignore[method-assign]
     check_backbone(model, max_history_items=8)

@@ -59,7 +59,7 @@ def ask(model: LanguageModel, batch: Sequence[Asked]) -> list[Tensor]:
 def watched_passes(model: LanguageModel) -> list[tuple[int, ...]]:
     """Rows and tokens of every pass from now on."""
     passes = list[tuple[int, ...]]()
-    model._decoder.register_forward_pre_hook(
+    model.decoder.register_forward_pre_hook(
         lambda module, args, kwargs: passes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
     return passes

@@ -87,6 +87,16 @@ def scales_its_logits(backbone: Any) -> None:
 
 @pytest.mark.parametrize("break_it", [ignores_the_mask, ignores_positions, looks_ahead, scales_its_logits])
 def test_a_backbone_that_decodes_wrongly_is_refused_by_name(break_it: Callable[[PreTrainedModel], None]) -> None:
+    backbone = random_backbone("smollm3")
+    break_it(backbone)
+    with pytest.raises(BackboneError, match="SmolLM3ForCausalLM gives other scores"):
+        check_backbone(LanguageModel(backbone, VOCABULARY), max_history_items=8)
+
+
+@pytest.mark.parametrize("break_it", [looks_ahead, scales_its_logits])
+def test_a_backbone_that_reads_otherwise_than_its_layers_say_is_refused(
+    break_it: Callable[[PreTrainedModel], None],
+) -> None:
     backbone = random_backbone()
     break_it(backbone)
     with pytest.raises(BackboneError, match="Qwen2ForCausalLM gives other scores"):
