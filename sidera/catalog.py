@@ -166,6 +166,16 @@ class Catalog:
         leaves_X = self._leaves.leaves_of(np.asarray(numbers, dtype=np.int64))
         return [tuple(sid) for sid in self._leaves.sids_of(leaves_X).tolist()]
 
+    def is_hidden(self, number: int) -> bool:
+        """Whether an item must not come back."""
+        return number in self._later.hidden
+
+    def holder(self, domain: str, sid: Sequence[int]) -> int | None:
+        """The number of the item that has a SID; None if no item of the domain has it, or there is no such domain."""
+        index = self.indexes.get(domain)
+        leaf = None if index is None else index.trie.leaf_of(sid)
+        return None if index is None or leaf is None else int(index.numbers_of(np.array([leaf]))[0])
+
     def sids(self, domain: str) -> IntArray:
         """All SIDs of a domain, in leaf order. Shape: int32[N, L]."""
         return self.index(domain).sids()
@@ -180,6 +190,9 @@ class Catalog:
             DuplicateItemError: a SID is taken.
         """
         self._check_version(version)
+        return self._with_items(items, version)
+
+    def _with_items(self, items: Iterable[CatalogItem], version: int) -> "Catalog":
         known, numbers = dict(self._later.items), dict(self._later.numbers)
         joining: dict[int, CatalogItem] = {}
         for item in items:
@@ -211,6 +224,9 @@ class Catalog:
             CatalogError: the version does not increase, or the catalog does not hold an item.
         """
         self._check_version(version)
+        return self._without_items(items, version)
+
+    def _without_items(self, items: Iterable[tuple[str, str]], version: int) -> "Catalog":
         gone = self._numbers(items)
         if not gone:
             return Catalog(version, self._leaves, self._later)
@@ -226,9 +242,26 @@ class Catalog:
             CatalogError: the version does not increase, or the catalog does not hold an item.
         """
         self._check_version(version)
+        return self._with_hidden(items, version, hidden)
+
+    def _with_hidden(self, items: Iterable[tuple[str, str]], version: int, hidden: bool) -> "Catalog":
         numbers, before = self._numbers(items), self._later.hidden
         after = before | numbers if hidden else before - numbers
         return Catalog(version, self._leaves, replace(self._later, hidden=after))
+
+    def with_changes(
+        self,
+        version: int,
+        *,
+        removed: Iterable[tuple[str, str]] = (),
+        items: Iterable[CatalogItem] = (),
+        hidden: Iterable[tuple[str, str]] = (),
+        shown: Iterable[tuple[str, str]] = (),
+    ) -> "Catalog":
+        """The next snapshot after several changes in this order, each as above; a SID moves by going and joining."""
+        self._check_version(version)
+        catalog = self._without_items(removed, version)._with_items(items, version)
+        return catalog._with_hidden(hidden, version, True)._with_hidden(shown, version, False)
 
     def _numbers(self, items: Iterable[tuple[str, str]]) -> set[int]:
         numbers = set[int]()

@@ -1,7 +1,7 @@
 """The one command ``sidera``: it knows the names of all commands, and who owns each.
 
-Commands of training and service are passed on, arguments untouched, to ``training.cli.app`` and
-``service.cli.app``, which are imported only then: help is quick, and a base installation can read
+Commands of training, service and client are passed on, arguments untouched, to ``training.cli.app`` and its
+like, which are imported only then: help is quick, and a base installation can read
 a bundle. Errors that a package raises on purpose are printed as one sentence; all others keep
 their traceback.
 """
@@ -61,7 +61,9 @@ SERVICE = Owner(
     "ServiceError",
     frozenset(
         {
+            "alembic",
             "fastapi",
+            "h11",
             "prometheus_client",
             "pydantic",
             "pydantic_settings",
@@ -73,6 +75,7 @@ SERVICE = Owner(
         }
     ),
 )
+CLIENT = Owner("sidera_client", "client", "ClientError", frozenset({"httpx", "pydantic"}))
 PASSED_ON: dict[str, tuple[Owner, str]] = {
     "data": (TRAINING, "Get the demo data, or check your own."),
     "train": (TRAINING, "Train from a config file and write a bundle."),
@@ -80,6 +83,8 @@ PASSED_ON: dict[str, tuple[Owner, str]] = {
     "evaluate": (TRAINING, "Score a bundle on held-out interactions, beside simple floors."),
     "serve": (SERVICE, "Serve a bundle over HTTP."),
     "openapi": (SERVICE, "Print the description of the HTTP interface."),
+    "keys": (SERVICE, "Make an API key."),
+    "bench": (CLIENT, "Load a running service; print throughput and latencies."),
 }
 
 app = typer.Typer(
@@ -109,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _loaded_error_roots() -> list[type[Exception]]:
     """Return the roots of the error trees of the packages that are imported: only they can have raised."""
-    errors = [(sys.modules.get(f"{owner.package}.errors"), owner.error) for owner in (TRAINING, SERVICE)]
+    errors = [(sys.modules.get(f"{owner.package}.errors"), owner.error) for owner in (TRAINING, SERVICE, CLIENT)]
     return [getattr(module, root) for module, root in errors if module is not None]
 
 

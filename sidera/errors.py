@@ -10,6 +10,7 @@ SideraError
 ├── TokenizerError         vectors that cannot be quantised, or a tokenizer that cannot be loaded
 ├── BackboneError          a backbone that cannot be loaded or decodes wrongly
 ├── SearchError            a request that beam search cannot answer
+│   └── FilterError          a condition that is none, or on a field that does not have such values
 └── BatchError             histories that cannot be read, or answers that cannot be written
 
 Every message is one sentence for the person who must act: what, where, and what to do.
@@ -54,6 +55,14 @@ class BackboneError(SideraError):
 
 class SearchError(SideraError):
     """A request that beam search cannot answer."""
+
+
+class FilterError(SearchError):
+    """A condition that is none, or that no item's field can meet; ``field`` is the field's name."""
+
+    def __init__(self, message: str, field: str) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class BatchError(SideraError):

@@ -71,6 +71,16 @@ class Trie:
             levels.append(column)
         return np.stack(levels, axis=1, dtype=np.int32)
 
+    def leaf_of(self, sid: Sequence[int]) -> int | None:
+        """The leaf of a SID below the first root; None if there is none."""
+        node = 0
+        for codes, first_child, code in zip(self.codes, self.first_child, sid, strict=True):
+            begin, end = (int(first_child[place]) - int(first_child[0]) for place in (node, node + 1))
+            node = begin + int(codes[begin:end].searchsorted(code))
+            if node == end or codes[node] != code:
+                return None
+        return node
+
     def sids_of(self, leaves_X: npt.NDArray[np.integer]) -> IntArray:
         """The SIDs of some leaves. Shape: int32[X, L]."""
         codes = []

@@ -100,6 +100,8 @@ class Alike:
             changed[number] = item_K[listed].astype(np.int32), weight_K[listed]
         for number, item_X, weight_X in _by_owner(entering):
             was_item, was_weight = lists.of(number)
+            others = ~np.isin(was_item, numbers_M)  # what joins again may be there with its old weight
+            was_item, was_weight = was_item[others], was_weight[others]
             item_X, weight_X = np.concatenate([was_item, item_X]), np.concatenate([was_weight, weight_X])
             kept = np.lexsort((item_X, -weight_X))[:nearest]
             changed[number] = item_X[kept].astype(np.int32), weight_X[kept]

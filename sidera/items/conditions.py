@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sidera.errors import SearchError
+from sidera.errors import FilterError
 
 Value = str | int | float | tuple[bool]
 """A value that items are compared by. 1 and 1.0 are equal; true is ``(True,)``, as it must not be equal to 1."""
@@ -46,7 +46,7 @@ def conditions_of(filters: Mapping[str, object]) -> tuple[Condition, ...]:
             one of the two or both; both ends pass.
 
     Raises:
-        SearchError: a condition is none of these, is empty, or its min is above its max.
+        FilterError: a condition is none of these, is empty, or its min is above its max.
     """
     return tuple(_condition(field, filters[field]) for field in sorted(filters))
 
@@ -55,26 +55,30 @@ def _condition(field: str, wanted: object) -> Condition:
     name = f"the filter of field {field[:80]!r}"
     if isinstance(wanted, Mapping):
         if not wanted or not wanted.keys() <= {"min", "max"}:
-            raise SearchError(f'{name} is no range; give {{"min": number, "max": number}} or one of the two')
-        least, most = (_bound(name, wanted, end) for end in ("min", "max"))
+            raise FilterError(f'{name} is no range; give {{"min": number, "max": number}} or one of the two', field)
+        least, most = (_bound(field, wanted, end) for end in ("min", "max"))
         if least is None and most is None:
-            raise SearchError(f"{name} has neither min nor max; give one of the two as a number")
+            raise FilterError(f"{name} has neither min nor max; give one of the two as a number", field)
         if least is not None and most is not None and least > most:
-            raise SearchError(f"{name} has a min of {least} above its max of {most}; no item can pass")
+            raise FilterError(f"{name} has a min of {least} above its max of {most}; no item can pass", field)
         return Condition(field, least=least, most=most)
     values = wanted if isinstance(wanted, list | tuple) else [wanted]
     keys = [_key(value) for value in values]
     if not keys:
-        raise SearchError(f"{name} lists no value; give at least one, or leave the filter out")
+        raise FilterError(f"{name} lists no value; give at least one, or leave the filter out", field)
     if None in keys:
-        raise SearchError(f"{name} asks for something that is no value; give text, finite numbers, true or false")
+        raise FilterError(
+            f"{name} asks for something that is no value; give text, finite numbers, true or false", field
+        )
     return Condition(field, any_of=tuple(dict.fromkeys(key for key in keys if key is not None)))
 
 
-def _bound(name: str, wanted: Mapping[str, object], end: str) -> float | None:
+def _bound(field: str, wanted: Mapping[str, object], end: str) -> float | None:
     bound = wanted.get(end)
     if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int | float) or not _is_finite(bound)):
-        raise SearchError(f"{name} has a {end} that is no finite number; give numbers")
+        raise FilterError(
+            f"the filter of field {field[:80]!r} has a {end} that is no finite number; give numbers", field
+        )
     return bound
 
 

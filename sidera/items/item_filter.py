@@ -2,14 +2,16 @@
 
 A field's column is built when a request first names it, once for a bundle: it is keyed by item number, which no
 snapshot changes. Items that were added or changed later have columns of their own, per snapshot. From then on a
-request's leaves come from array operations, and requests with the same conditions share one set.
+request's leaves come from array operations, and requests with the same conditions share one set. Any thread may ask:
+one that builds a column holds up only those that need the same one.
 
 Shapes: N leaves of a domain, R items of it that the bundle holds, X items that pass.
 """
 
 import json
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +20,7 @@ import pyarrow.compute as pc
 
 from sidera.catalog import Catalog
 from sidera.decoding.leaf_filter import LeafArray, LeafSet
-from sidera.errors import SearchError
+from sidera.errors import FilterError
 from sidera.items.conditions import Condition, FieldColumn
 
 _KEPT_SETS = 64
@@ -36,7 +38,10 @@ class BundleColumns:
     def __init__(self, catalog: Catalog) -> None:
         self.table: pa.Table = catalog.bundle_items
         self._numbers: dict[str, npt.NDArray[np.int32]] = {}
+        self._fields: dict[str, frozenset[str]] = {}
         self._columns: dict[tuple[str, str], FieldColumn] = {}
+        self._building: defaultdict[tuple[str, str], Lock] = defaultdict(Lock)
+        self._lock = Lock()
 
     def numbers(self, domain: str) -> npt.NDArray[np.int32]:
         """The numbers of a domain's items: the rows of its columns. Shape: int32[R]."""
@@ -47,13 +52,45 @@ class BundleColumns:
 
     def column(self, domain: str, field: str) -> FieldColumn:
         """One field of a domain's items."""
-        if (domain, field) not in self._columns:
-            self._columns[domain, field] = FieldColumn.build(map(json.loads, self._texts(self.numbers(domain))), field)
-        return self._columns[domain, field]
+        known = self._known(domain, field)
+        if known is not None:
+            return known
+        with self._lock:
+            building = self._building[domain, field]
+        with building:
+            known = self._known(domain, field)
+            return self._build(domain, field) if known is None else known
+
+    def _known(self, domain: str, field: str) -> FieldColumn | None:
+        """A column that was built; an empty one where it is known that no item has the field."""
+        if field not in self._fields.get(domain, {field}):
+            return FieldColumn.build((), field)
+        return self._columns.get((domain, field))
+
+    def _build(self, domain: str, field: str) -> FieldColumn:
+        items = map(json.loads, self._texts(self.numbers(domain)))
+        if domain in self._fields:
+            column = FieldColumn.build(items, field)
+        else:  # the first look at the items notes all their fields, so that a field that none has costs nothing later
+            fields: set[str] = set()
+            column = FieldColumn.build(_noting(items, fields), field)
+            self._fields[domain] = frozenset(fields)
+        if field in self._fields[domain]:
+            self._columns[domain, field] = column
+        with self._lock:
+            del self._building[domain, field]
+        return column
 
     def _texts(self, numbers_R: npt.NDArray[np.int32]) -> Iterator[str]:
         for begin in range(0, len(numbers_R), _CHUNK):
             yield from self.table["fields"].take(pa.array(numbers_R[begin : begin + _CHUNK])).to_pylist()
+
+
+def _noting(items: Iterator[dict[str, object]], fields: set[str]) -> Iterator[dict[str, object]]:
+    """The same items; their fields' names are collected on the way."""
+    for item in items:
+        fields.update(item)
+        yield item
 
 
 class ItemFilter:
@@ -71,6 +108,7 @@ class ItemFilter:
         self._catalog, self._first_leaf = catalog, first_leaf
         self._domains: dict[str, _DomainFields] = {}
         self._sets: OrderedDict[tuple[str, tuple[Condition, ...]], LeafSet | None] = OrderedDict()
+        self._lock = Lock()
 
     def allowed(
         self, domain: str, conditions: tuple[Condition, ...] = (), only: frozenset[str] | None = None
@@ -82,7 +120,7 @@ class ItemFilter:
             only: item ids of the domain, unknown ones change nothing; None: all items.
 
         Raises:
-            SearchError: a condition names a field that no item of the domain has, or that holds no such values.
+            FilterError: a condition names a field that no item of the domain has, or that holds no such values.
         """
         met = self._meeting(domain, conditions)
         if only is None:
@@ -95,12 +133,16 @@ class ItemFilter:
     def _meeting(self, domain: str, conditions: tuple[Condition, ...]) -> LeafSet | None:
         """The leaves that meet conditions and are not hidden; the same object for the same conditions."""
         asked = domain, conditions
-        if asked not in self._sets:
-            self._sets[asked] = self._found(domain, conditions)
+        with self._lock:
+            if asked in self._sets:
+                self._sets.move_to_end(asked)
+                return self._sets[asked]
+        found = self._found(domain, conditions)
+        with self._lock:
+            kept = self._sets.setdefault(asked, found)
             while len(self._sets) > _KEPT_SETS or (len(self._sets) > 1 and self._listed() > _KEPT_LEAVES):
                 self._sets.popitem(last=False)
-        self._sets.move_to_end(asked)
-        return self._sets[asked]
+            return kept
 
     def _listed(self) -> int:
         """How many leaves the kept sets list together."""
@@ -110,12 +152,13 @@ class ItemFilter:
         hidden = self._catalog.hidden_leaves(domain)
         if not conditions:  # no look at all the domain's leaves
             return LeafSet(hidden + self._first_leaf[domain], allows=False) if len(hidden) else None
-        if domain not in self._domains:
-            self._domains[domain] = _DomainFields(self._catalog, self.columns, domain)
+        fields = self._domains.get(domain)
+        if fields is None:
+            fields = self._domains.setdefault(domain, _DomainFields(self._catalog, self.columns, domain))
         mask_N = np.ones(self._catalog.size(domain), dtype=np.bool_)
         for condition in conditions:
             met_N = np.zeros_like(mask_N)
-            met_N[self._domains[domain].leaves(condition)] = True
+            met_N[fields.leaves(condition)] = True
             mask_N &= met_N
         mask_N[hidden] = False
         return LeafSet.of_mask(mask_N, self._first_leaf[domain])
@@ -139,9 +182,11 @@ class _DomainFields:
         """The leaves that meet a condition, in the domain, in any order. Shape: int64[X]."""
         field = condition.field
         column = self._columns.column(self._domain, field)
-        if field not in self._later_columns:
-            self._later_columns[field] = FieldColumn.build(self._later, field)
-        later = self._later_columns[field]
+        later = self._later_columns.get(field)
+        if later is None:
+            later = FieldColumn.build(self._later, field)
+            if later.has_field or column.has_field:
+                later = self._later_columns.setdefault(field, later)
         self._check(condition, column, later)
         rows_X = column.matching(condition)
         rows_X = rows_X[~self._gone_R[rows_X]]
@@ -150,8 +195,10 @@ class _DomainFields:
     def _check(self, condition: Condition, *columns: FieldColumn) -> None:
         where = f"the field {condition.field[:80]!r} of {self._domain!r}"
         if not any(column.has_field for column in columns):
-            raise SearchError(f"no item has {where}; filter by a field of its items")
+            raise FilterError(f"no item has {where}; filter by a field of its items", condition.field)
         if not any(len(column.rows) for column in columns):
-            raise SearchError(f"{where} holds objects; filter by a field of text, numbers, true or false, or lists")
+            raise FilterError(
+                f"{where} holds objects; filter by a field of text, numbers, true or false, or lists", condition.field
+            )
         if condition.any_of is None and not any(column.numbers for column in columns):
-            raise SearchError(f"{where} holds no numbers, so a range cannot be asked for; list values")
+            raise FilterError(f"{where} holds no numbers, so a range cannot be asked for; list values", condition.field)

@@ -57,6 +57,7 @@ def assert_holds(catalog: Catalog, items: Sequence[CatalogItem]) -> None:
         assert catalog.sids_of(domain, numbers) == [catalog.sid(domain, number) for number in numbers]
         assert catalog.sids_of(domain, numbers[::-1]) == [item.sid for item in own[::-1]]
         assert catalog.sids_of(domain, []) == []
+        assert [catalog.holder(domain, item.sid) for item in own] == numbers
         assert index.trie.sids().tolist() == [list(item.sid) for item in own]
     if items:
         of_domain = [[item.sid for item in items if item.domain == domain] for domain in catalog.domains]
@@ -284,6 +285,36 @@ def test_a_removed_item_comes_back_under_its_number_with_another_sid(items: list
     assert again.from_bundle(np.array([*numbers, stays])).tolist() == [False, False, False, True]
     fresh = CatalogItem("songs", "fresh", (3, 3, 3))
     assert again.with_items([fresh], 5).find("songs", "fresh") == len(items) + 1
+
+
+def test_a_sid_that_no_item_has_has_no_holder(items: list[CatalogItem]) -> None:
+    catalog = create_catalog(items, SIZES)
+    free = next(sid for sid in np.ndindex(*SIZES) if not is_taken(items, sid))
+    assert catalog.holder("films", free) is catalog.holder("nowhere", items[0].sid) is None
+
+
+def test_several_changes_at_once_are_as_one_after_another(items: list[CatalogItem]) -> None:
+    catalog = create_catalog(items, SIZES)
+    free = next(sid for sid in np.ndindex(*SIZES) if not is_taken(items, sid))
+    moved = replace(items[0], sid=free)
+    before = catalog.with_hidden([("films", "3")], 2)
+    at_once = before.with_changes(
+        3,
+        removed=[("films", "0"), ("films", "1")],
+        items=[moved, replace(items[2], title="New")],
+        hidden=[("films", "0")],
+        shown=[("films", "3")],
+    )
+    in_steps = before.without_items([("films", "0"), ("films", "1")], 3)
+    in_steps = in_steps.with_items([moved, replace(items[2], title="New")], 4)
+    in_steps = in_steps.with_hidden([("films", "0")], 5).with_hidden([("films", "3")], 6, hidden=False)
+    expected = [moved, replace(items[2], title="New"), *items[3:]]
+    for changed in (at_once, in_steps):
+        assert_holds(changed, expected)
+        hidden = [item.item_id for item in expected if changed.is_hidden(changed.find(item.domain, item.item_id) or 0)]
+        assert hidden == ["0"]
+    with pytest.raises(CatalogError):
+        at_once.with_changes(3)
 
 
 def is_taken(items: Sequence[CatalogItem], sid: tuple[int, ...]) -> bool:

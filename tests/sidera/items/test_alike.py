@@ -128,6 +128,24 @@ def test_a_domain_that_is_new_has_lists_of_its_own_items_alone() -> None:
     assert before.neighbours.known("poems", numbers[:1])[0].tolist() == []
 
 
+def test_an_item_of_the_bundle_that_joins_again_is_in_no_list_twice_and_has_its_new_weight() -> None:
+    vector_of = vectors_of(6, seed=3)
+    catalog = catalog_of(6)
+    alike = alike_of(catalog, vector_of)
+    key = ("films", "film-2")
+    vector_of[key] = vector_of["films", "film-4"] * 2
+    again = catalog.with_changes(2, removed=[key], items=[CatalogItem(*key, FREE[100])])
+    changed = alike.with_items(again, {key: vector_of[key]})
+    number = again.find(*key)
+    for item in range(6):
+        owner = again.find("films", f"film-{item}")
+        assert owner is not None
+        listed, weights = changed.neighbours.similar.of(owner)
+        assert len(set(listed.tolist())) == len(listed)
+        if item == 4:
+            assert weights[listed.tolist().index(number)] == pytest.approx(1.0)
+
+
 def test_an_item_that_the_catalog_does_not_hold_is_refused() -> None:
     catalog = catalog_of(2)
     with pytest.raises(CatalogError, match="no item 'film-9' in domain 'films'"):

@@ -1,6 +1,7 @@
 """Which leaves pass conditions on fields, against reading every item of the catalog."""
 
 from collections.abc import Callable
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from sidera.catalog import Catalog, CatalogItem, create_catalog
 from sidera.decoding.leaf_filter import LeafSet
-from sidera.errors import SearchError
+from sidera.errors import FilterError, SearchError
 from sidera.items.conditions import conditions_of
 from sidera.items.item_filter import BundleColumns, ItemFilter
 from tests.sidera.worlds import SIZES, random_sids
@@ -204,3 +205,56 @@ def test_a_value_that_no_item_has_allows_nothing() -> None:
     filters = ItemFilter(catalog, FIRST)
     assert members(filters.allowed("films", conditions_of({"colour": "pink"})), catalog, "films") == set()
     assert members(filters.allowed("films", (), frozenset()), catalog, "films") == set()
+
+
+def test_a_field_that_no_item_has_is_looked_for_once_however_many_such_fields_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    catalog = make_catalog()
+    reads: list[str] = []
+    inner = BundleColumns._texts
+
+    def counted(columns: BundleColumns, numbers: Any) -> Any:
+        reads.append("read")
+        return inner(columns, numbers)
+
+    monkeypatch.setattr(BundleColumns, "_texts", counted)
+    item_filter = ItemFilter(catalog, FIRST)
+    for field in ("size", "weight", "size"):
+        with pytest.raises(FilterError, match="no item has the field") as error:
+            item_filter.allowed("films", conditions_of({field: 1}))
+        assert error.value.field == field
+    assert reads == ["read"]
+
+
+def test_a_column_is_built_once_and_holds_up_only_those_that_need_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    item_filter = ItemFilter(make_catalog(), FIRST)
+    item_filter.allowed("films", conditions_of({"price": {"min": 1}}))
+    entered, go = Event(), Event()
+    built: list[str] = []
+    inner = BundleColumns._build
+
+    def slow(columns: BundleColumns, domain: str, field: str) -> Any:
+        built.append(field)
+        entered.set()
+        assert go.wait(20)
+        return inner(columns, domain, field)
+
+    monkeypatch.setattr(BundleColumns, "_build", slow)
+    found: list[LeafSet | None] = []
+    threads = [
+        Thread(target=lambda: found.append(item_filter.allowed("films", conditions_of({"colour": "red"}))))
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    assert entered.wait(20)
+    assert item_filter.allowed("films", conditions_of({"price": {"min": 2}})) is not None
+    assert found == []
+    go.set()
+    for thread in threads:
+        thread.join(20)
+    assert built == ["colour"]
+    assert len(found) == 3
+    assert found[0] is not None
+    assert all(one is found[0] for one in found), "requests with the same conditions share one set"
