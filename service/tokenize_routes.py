@@ -1,26 +1,26 @@
 """``POST /tokenize``: the SIDs of items, and their registration."""
 
-import time
-
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from service.catalog.asking import ask
+from service.catalog.live import NewItem, Placement
+from service.catalog.tasks import Tokenized, TokenizeTask
 from service.context import Context, RequestId, ServiceContext
 from service.description import TOKENIZE_ERRORS, error_answers
 from service.errors import DuplicateRowError, ForbiddenError, InvalidRequestError, NoFreeSidError, RequestError
 from service.limits import check_item, check_size
-from service.live_catalog import NewItem, Placement
 from service.responses import error_detail, json_response
-from service.runtime import Running, Tokenized, TokenizeTask
 from service.schemas import InvalidRow, TokenizeAnswer, TokenizedItem, TokenizeItem, TokenizeRequest, invalid
-from service.waiting import collect
+from service.security.scopes import needs
+from service.waiting import DeadlineHeader
 from sidera.errors import CatalogError
 from sidera.names import check_domain_name
 
 
 def tokenize_router() -> APIRouter:
     """The route."""
-    router = APIRouter(tags=["tokenize"])
+    router = APIRouter(tags=["tokenize"], dependencies=[needs("tokenize")])
 
     @router.post(
         "/tokenize",
@@ -29,21 +29,29 @@ def tokenize_router() -> APIRouter:
         response_model=TokenizeAnswer,
         responses=error_answers(*TOKENIZE_ERRORS),
     )
-    async def tokenize(body: TokenizeRequest, request: Request, context: Context, request_id: RequestId) -> Response:
+    async def tokenize(
+        body: TokenizeRequest,
+        request: Request,
+        context: Context,
+        request_id: RequestId,
+        deadline_ms: DeadlineHeader = None,
+    ) -> Response:
         """Return the semantic ID that each item has, or would get now.
 
         With `register` the items join the catalog, survive a restart, and can be recommended once this answers; the
         domain may be a new one. The same text again changes nothing; changed text replaces what is kept of an item,
-        but never its semantic ID. An item that has none says why in `error`, while the others go on.
+        but never its semantic ID; a deleted item comes back. An item that has none says why in `error`, while the
+        others go on.
         """
         _check_request(body, context)
+        request.state.charge(len(body.items))
         running = context.runtime.running()
         rows = _checked_rows(body, context)
         items = [row for row in rows if isinstance(row, NewItem)]
         tokenized = Tokenized((), running.catalog.catalog.version)
         if items:
             task = TokenizeTask(body.domain, tuple(items), body.register_)
-            tokenized = await _run(task, running, request, context, request_id)
+            tokenized = await ask(task, running, request, context, request_id, deadline_ms)
         placements = iter(tokenized.placements)
         answers = [
             _answer(row.item_id, next(placements), body.domain) if isinstance(row, NewItem) else row for row in rows
@@ -59,16 +67,6 @@ def tokenize_router() -> APIRouter:
         )
 
     return router
-
-
-async def _run(
-    task: TokenizeTask, running: Running, request: Request, context: ServiceContext, request_id: str
-) -> Tokenized:
-    deadline = time.monotonic() + context.settings.tokenize_deadline_ms / 1000
-    [outcome] = await collect(running.tokenizer.submit([task], deadline), deadline, request.receive)
-    if isinstance(outcome, BaseException):
-        raise context.blame(outcome, request_id)
-    return outcome
 
 
 def _check_request(body: TokenizeRequest, context: ServiceContext) -> None:

@@ -1,64 +1,15 @@
 """Registered items join the bundle's catalog, at once and at every start."""
 
-import json
 import threading
-from collections.abc import Callable, Iterator
-from io import StringIO
-from pathlib import Path
 
 import pytest
 
+from service.catalog.live import NewItem, Placement
+from service.catalog.rows import Changes
+from service.catalog.store import SqlStore
 from service.errors import ConflictError, DomainLimitError, StaleCatalogError
-from service.live_catalog import LiveCatalog, NewItem, Placement, Vectors
-from service.logs import make_logger
-from service.store import Changes, SqliteStore
-from sidera.catalog import Catalog
+from tests.service.catalog.world import World, new, sid_of
 from tests.service.fakes import SIDS, FakeModel, bundle_items, film
-
-
-class World:
-    """A database, and the services that are started on it one after another."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.logged = StringIO()
-        self.stores: list[SqliteStore] = []
-
-    def start(
-        self, model: FakeModel | None = None, store: SqliteStore | None = None, max_domains: int = 9
-    ) -> LiveCatalog:
-        model = model or FakeModel()
-        store = store or SqliteStore(str(self.path))
-        self.stores.append(store)
-
-        def prepare_swap(catalog: Catalog, vectors: Vectors, anew: bool) -> Callable[[], None]:
-            return model.stage(catalog, vectors, anew=anew)
-
-        live = LiveCatalog(model, store, prepare_swap, max_domains=max_domains, log=make_logger("info", self.logged))
-        live.restore()
-        return live
-
-    def events(self, level: str) -> list[dict[str, object]]:
-        lines = [json.loads(line) for line in self.logged.getvalue().splitlines()]
-        return [line for line in lines if line["level"] == level]
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    world = World(tmp_path / "items.db")
-    yield world
-    for store in world.stores:
-        store.close()
-
-
-def new(item_id: str, title: str | None = None) -> NewItem:
-    return NewItem(item_id, {"title": title or f"Title of {item_id}"})
-
-
-def sid_of(live: LiveCatalog, domain: str, item_id: str) -> tuple[int, ...]:
-    number = live.catalog.find(domain, item_id)
-    assert number is not None
-    return live.catalog.item(number).sid
 
 
 def test_placing_changes_nothing_and_says_what_registering_gives(world: World) -> None:
@@ -256,7 +207,7 @@ def test_concurrent_registrations_are_all_kept(world: World) -> None:
     assert world.start().catalog.size("drama") == 14
 
 
-class AlwaysStale(SqliteStore):
+class AlwaysStale(SqlStore):
     """Another process is always faster."""
 
     def commit(self, changes: Changes, *, tokenizer: str, expected_version: int, version: int) -> None:
@@ -264,7 +215,7 @@ class AlwaysStale(SqliteStore):
 
 
 def test_a_catalog_that_others_keep_changing_is_a_conflict_that_can_be_retried(world: World) -> None:
-    live = world.start(store=AlwaysStale(str(world.path)))
+    live = world.start(store=AlwaysStale(world.database))
     with pytest.raises(ConflictError) as conflict:
         live.register("drama", [new("x")])
     assert conflict.value.retryable
@@ -272,11 +223,11 @@ def test_a_catalog_that_others_keep_changing_is_a_conflict_that_can_be_retried(w
 
 
 def test_a_change_that_cannot_be_stored_is_not_served(world: World) -> None:
-    class Broken(SqliteStore):
+    class Broken(SqlStore):
         def commit(self, changes: Changes, *, tokenizer: str, expected_version: int, version: int) -> None:
             raise OSError("disk full")
 
-    live = world.start(store=Broken(str(world.path)))
+    live = world.start(store=Broken(world.database))
     before = live.catalog
     with pytest.raises(OSError, match="disk full"):
         live.register("drama", [new("x")])

@@ -1,0 +1,1 @@
+"""Registered items: kept in a database, joined to a bundle's catalog, and followed across replicas."""

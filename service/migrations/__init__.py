@@ -1,0 +1,1 @@
+"""Alembic migrations of the database of registered items: every release brings older databases up to its tables."""
