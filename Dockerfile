@@ -1,10 +1,13 @@
 # The service with its dependencies, for CPUs: docker build --build-arg TORCH_INDEX=... -t sidera . where the index is the one
 # of CPU wheels that PyTorch's "Get started" page names. With CUDA: docker build --build-arg TORCH=cuda -t sidera:cuda .
-# Run it: docker run -p 8000:8000 -v /path/to/bundle:/bundle:ro -v sidera-data:/data --read-only --tmpfs /tmp sidera
+# With what training needs: add --build-arg EXTRAS=service,postgres,train.
+# Run it: docker run -p 8000:8000 -v /path/to/bundle:/bundle:ro -v sidera-data:/data -v /path/to/keys.yaml:/keys.yaml:ro \
+#   -e SIDERA_API_KEYS_FILE=/keys.yaml --read-only --tmpfs /tmp sidera        ("sidera keys new NAME" makes a line of keys.yaml)
 
 FROM python:3.11-slim-bookworm AS build
 ARG TORCH=cpu
 ARG TORCH_INDEX=
+ARG EXTRAS=service,postgres,tracing
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /build
 RUN python -m venv /opt/sidera
@@ -29,7 +32,8 @@ COPY README.md LICENSE ./
 COPY sidera sidera
 COPY service service
 COPY training training
-RUN pip install -c constraints.txt '.[service]'
+COPY sidera_client sidera_client
+RUN pip install -c constraints.txt ".[$EXTRAS]"
 
 FROM python:3.11-slim-bookworm
 RUN groupadd --gid 10001 sidera \
