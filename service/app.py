@@ -1,5 +1,6 @@
 """Puts one service together. There is no app, setting or model in any module: everything hangs on what this returns."""
 
+import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -7,25 +8,30 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 
+from service.admin_routes import admin_router
+from service.bundles.holding import HoldMiddleware
+from service.catalog.rows import CatalogStore
 from service.context import ServiceContext
 from service.description import describe
+from service.early_refusal import EarlyRefusalMiddleware
+from service.item_routes import item_router
+from service.layers import layers
 from service.logs import make_logger
 from service.metrics import Metrics
-from service.middleware import ApiKeyMiddleware, BodyLimitMiddleware, RequestContextMiddleware
 from service.model import Model, load_model
 from service.recommend_routes import recommend_router
 from service.responses import install_error_handlers
 from service.runtime import Runtime, open_store
 from service.settings import Settings
-from service.status_routes import status_router
-from service.store import CatalogStore
+from service.status_routes import info_router, probe_router
 from service.tokenize_routes import tokenize_router
+from service.tracing import Tracing, make_tracing
 from sidera import __version__
 
 
 def _load(settings: Settings) -> Model:
+    assert settings.bundle is not None  # the lifecycle names the folder
     return load_model(
         settings.bundle, settings.device, settings.weights, settings.history_cache_bytes, settings.threads
     )
@@ -41,6 +47,8 @@ def create_app(
     load: Callable[[Settings], Model] = _load,
     store: Callable[[Settings], CatalogStore] = open_store,
     on_outcome: Callable[[str | None], None] = _ignore,
+    settle: Callable[[], object] = gc.collect,
+    trace: Callable[[Settings], Tracing] = make_tracing,
 ) -> FastAPI:
     """An app that loads the bundle once it is started, and answers 503 until then.
 
@@ -49,16 +57,20 @@ def create_app(
         load: makes the model; called in a background thread.
         store: opens the database of registered items; called in the same thread.
         on_outcome: told None once the service is ready, or else in one sentence why it cannot start.
+        settle: collects garbage once a bundle was let go.
+        trace: makes the traces of requests.
     """
     metrics = Metrics()
     log = make_logger(settings.log_level)
-    runtime = Runtime(settings, metrics, log, load, store, on_outcome)
+    tracing = trace(settings)
+    runtime = Runtime(settings, metrics, log, load, store, on_outcome, settle)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         runtime.start()
         yield
         await run_in_threadpool(runtime.stop)
+        await run_in_threadpool(tracing.stop)
 
     app = FastAPI(
         title="Sidera",
@@ -69,13 +81,47 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        middleware=_middleware(settings, metrics, log),
+        middleware=[
+            *layers(settings, metrics, log, tracing),
+            Middleware(EarlyRefusalMiddleware, refusal=runtime.refusal, metrics=metrics),
+            Middleware(HoldMiddleware, stopping=lambda: runtime.stopping),
+        ],
     )
     app.state.context = ServiceContext(settings, metrics, log, runtime)
     app.include_router(recommend_router())
     app.include_router(tokenize_router())
-    app.include_router(status_router())
+    app.include_router(item_router())
+    if settings.probes_on != "admin":
+        app.include_router(probe_router())
+    app.include_router(info_router())
     install_error_handlers(app, metrics)
+    _describe_once(app)
+    return app
+
+
+def create_admin_app(public: FastAPI) -> FastAPI:
+    """The app of the admin port: it acts on the service of the public app, which is started and stopped by that one."""
+    context: ServiceContext = public.state.context
+    app = FastAPI(
+        title="Sidera admin",
+        summary="Which bundle serves",
+        description="Lists the bundle store, swaps another bundle in while requests are answered, and goes back.",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        middleware=layers(context.settings, context.metrics, context.log),
+    )
+    app.state.context = context
+    app.include_router(admin_router())
+    if context.settings.probes_on != "public":
+        app.include_router(probe_router())
+    install_error_handlers(app, context.metrics)
+    _describe_once(app)
+    return app
+
+
+def _describe_once(app: FastAPI) -> None:
     document: dict[str, Any] = {}
 
     def openapi() -> dict[str, Any]:
@@ -84,23 +130,3 @@ def create_app(
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
-    return app
-
-
-def _middleware(settings: Settings, metrics: Metrics, log: Any) -> list[Middleware]:
-    """Outermost first."""
-    layers = [Middleware(RequestContextMiddleware, metrics=metrics, log=log)]
-    if settings.cors_origins:
-        layers.append(
-            Middleware(
-                CORSMiddleware,
-                allow_origins=settings.cors_origins,
-                allow_methods=["GET", "POST"],
-                allow_headers=["authorization", "content-type", "x-api-key", "x-request-id"],
-                expose_headers=["x-request-id", "retry-after"],
-            )
-        )
-    if settings.api_keys:
-        layers.append(Middleware(ApiKeyMiddleware, keys=settings.api_keys, metrics=metrics))
-    layers.append(Middleware(BodyLimitMiddleware, max_body_bytes=settings.max_body_bytes, metrics=metrics))
-    return layers

@@ -1,23 +1,23 @@
-"""The commands ``sidera serve`` and ``sidera openapi``."""
+"""The commands ``sidera serve``, ``sidera openapi`` and ``sidera keys``."""
 
-import gc
-import json
-import socket
+import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-import uvicorn
-from pydantic import ValidationError
 
-from service.app import create_app
+from service.app import create_admin_app, create_app
+from service.bundles.folder import BundleFolder
 from service.description import as_yaml
 from service.errors import StartError
-from service.logs import server_log_config
+from service.security.keys_cli import keys_app
+from service.security.start_checks import read_settings, refuse_insecure
+from service.serving import Serving, listen
 from service.settings import Settings
 from sidera.bundle import open_bundle
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(keys_app, name="keys")
 
 Bundle = Annotated[
     Path | None, typer.Argument(metavar="BUNDLE", help="The folder of the bundle [SIDERA_BUNDLE].", show_default=False)
@@ -31,28 +31,47 @@ def serve(
     port: Annotated[
         int | None, typer.Option(help="Port to listen on, 0 for a free one [SIDERA_PORT, else 8000].")
     ] = None,
+    bundle_store: Annotated[
+        Path | None,
+        typer.Option(help="Folder of bundles, instead of BUNDLE [SIDERA_BUNDLE_STORE].", show_default=False),
+    ] = None,
+    admin_port: Annotated[
+        int | None, typer.Option(help="Port of the admin routes [SIDERA_ADMIN_PORT, else there are none].")
+    ] = None,
     database: Annotated[
-        str | None, typer.Option(help="SQLite file of registered items [SIDERA_DATABASE, else sidera-items.db].")
+        str | None, typer.Option(help="File or URL of registered items [SIDERA_DATABASE, else sidera-items.db].")
     ] = None,
 ) -> None:
     """Serve a bundle over HTTP. Every setting is an environment variable SIDERA_*; a flag wins over its variable."""
-    flags = {"bundle": bundle, "host": host, "port": port, "database": database}
-    settings = _settings({name: value for name, value in flags.items() if value is not None})
-    domains = sorted(open_bundle(settings.bundle).manifest.domains)
-    listener = _listen(settings)
-    server = _server(settings, listener, domains[0])
-    typer.echo(f"Loading {settings.bundle}, which takes some seconds ...")
-    server.run(sockets=[listener])
-    if server.failure is not None:
-        raise StartError(server.failure)
+    flags = {
+        "bundle": bundle,
+        "bundle_store": bundle_store,
+        "host": host,
+        "port": port,
+        "admin_port": admin_port,
+        "database": database,
+    }
+    settings = read_settings({name: value for name, value in flags.items() if value is not None}, os.environ)
+    refuse_insecure(settings)
+    source = _checked_source(settings)
+    listener = listen(settings.host, settings.port, "--host or --port")
+    admin_listener = None
+    if settings.admin_port is not None:
+        admin_listener = listen(settings.admin_host, settings.admin_port, "SIDERA_ADMIN_HOST or --admin-port")
+    serving = Serving(settings, listener, admin_listener)
+    typer.echo(f"Loading {source}, which takes some seconds ...")
+    serving.run()
+    if serving.failure is not None:
+        raise StartError(serving.failure)
 
 
 @app.command()
 def openapi(
     out: Annotated[Path | None, typer.Option(help="File to write; standard output if left out.")] = None,
+    admin: Annotated[bool, typer.Option("--admin", help="Describe the admin port instead.")] = False,
 ) -> None:
     """Write the description of the HTTP interface as YAML."""
-    text = openapi_yaml()
+    text = openapi_yaml(admin=admin)
     if out is None:
         typer.echo(text, nl=False)
         return
@@ -65,68 +84,17 @@ def openapi(
     typer.echo(f"wrote {out}")
 
 
-def openapi_yaml() -> str:
-    """The description of the HTTP interface; it does not depend on any setting."""
-    return as_yaml(create_app(Settings(bundle=Path("bundle"))).openapi())
+def openapi_yaml(*, admin: bool = False) -> str:
+    """The description of the HTTP interface, or of that of the admin port; it does not depend on any setting."""
+    public = create_app(Settings(bundle=Path("bundle")))
+    return as_yaml((create_admin_app(public) if admin else public).openapi())
 
 
-def _settings(flags: dict[str, Any]) -> Settings:
-    try:
-        return Settings(**flags)
-    except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
-        name = ".".join(str(part) for part in problem["loc"])
-        where = f"SIDERA_{name.upper()}: " if name else ""
-        raise StartError(f"{where}{problem['msg']}") from error
-
-
-def _listen(settings: Settings) -> socket.socket:
-    try:
-        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        listener = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
-    except OSError as error:
-        raise StartError(
-            f"cannot listen on {settings.host}:{settings.port} ({error.strerror}); choose another with --host or --port"
-        ) from error
-    # Connections inherit it: an answer leaves in two writes, and the second would wait 40 ms for the client's ACK.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
-
-
-class _Server(uvicorn.Server):
-    """A server that ends when its app cannot start."""
-
-    failure: str | None = None
-
-
-def _server(settings: Settings, listener: socket.socket, domain: str) -> _Server:
-    def on_outcome(failure: str | None) -> None:
-        if failure is not None:
-            server.failure = failure
-            server.should_exit = True
-            return
-        # What was loaded stays for good; the collector need not look at it again in the middle of a request.
-        gc.collect()
-        gc.freeze()
-        typer.echo(_greeting(listener, domain))
-
-    config = uvicorn.Config(
-        create_app(settings, on_outcome=on_outcome),
-        log_config=server_log_config(settings.log_level),
-        access_log=False,
-        server_header=False,
-        lifespan="on",
-    )
-    server = _Server(config)
-    return server
-
-
-def _greeting(listener: socket.socket, domain: str) -> str:
-    host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    address = f"http://{'127.0.0.1' if host == '0.0.0.0' else shown}:{port}"  # noqa: S104
-    body = json.dumps({"domain": domain, "num_results": 3})
-    return (
-        f"Sidera serves at {address}, described at {address}/docs. Try:\n"
-        f"  curl -s {address}/recommend -H 'content-type: application/json' -d '{body}'"
-    )
+def _checked_source(settings: Settings) -> Path:
+    """Where bundles come from; what is plainly none is refused before a port is taken."""
+    if settings.bundle is not None:
+        open_bundle(settings.bundle)
+        return settings.bundle
+    assert settings.bundle_store is not None  # the settings see to it
+    BundleFolder(settings.bundle_store).versions()
+    return settings.bundle_store

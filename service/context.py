@@ -1,16 +1,21 @@
 """What a route gets of its service: settings, metrics, log and runtime, kept on the app and never in a module."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
+from pydantic import BaseModel
+from starlette.responses import Response
 from structlog.typing import FilteringBoundLogger
 
-from service.errors import DomainNotFoundError, InternalError, RequestError
+from service.checking import Checker
+from service.errors import InternalError, RequestError
 from service.metrics import Metrics
+from service.queries import request_error
+from service.responses import json_response
 from service.runtime import Runtime
 from service.settings import Settings
-from sidera.errors import UnknownDomainError
+from sidera.errors import FilterError, UnknownDomainError
 
 
 @dataclass(frozen=True)
@@ -21,13 +26,19 @@ class ServiceContext:
     metrics: Metrics
     log: FilteringBoundLogger
     runtime: Runtime
+    checker: Checker = field(default_factory=Checker)
+
+    def answer(self, answer: BaseModel) -> Response:
+        """The answer of a route, as bytes."""
+        with self.metrics.serialisation():
+            return json_response(answer)
 
     def blame(self, error: BaseException, request_id: str) -> RequestError:
         """What a client is told of an error that came out of an engine; what is our fault goes to the log."""
         if isinstance(error, RequestError):
             return error
-        if isinstance(error, UnknownDomainError):
-            return DomainNotFoundError(str(error), field="domain")
+        if isinstance(error, UnknownDomainError | FilterError):
+            return request_error(error)
         self.log.error("a row failed", request_id=request_id, exc_info=error)
         return InternalError()
 

@@ -16,43 +16,55 @@ from fastapi.openapi.utils import get_openapi
 from service import errors
 from service.errors import RequestError
 from service.schemas import ErrorAnswer
+from service.security.scopes import declared
 
 COMMON_ERRORS: tuple[type[RequestError], ...] = (
     errors.InvalidJsonError,
     errors.UnauthorizedError,
+    errors.ForbiddenError,
     errors.MethodNotAllowedError,
+    errors.BodyTimeoutError,
     errors.BodyTooLargeError,
     errors.InvalidRequestError,
+    errors.RateLimitedError,
     errors.QueueFullError,
     errors.InternalError,
     errors.NotReadyError,
     errors.DeadlineError,
 )
 RECOMMEND_ERRORS = (*COMMON_ERRORS, errors.DomainNotFoundError)
-TOKENIZE_ERRORS = (*COMMON_ERRORS, errors.ForbiddenError, errors.ConflictError)
+TOKENIZE_ERRORS = (*COMMON_ERRORS, errors.ConflictError)
+ITEM_ERRORS = (*TOKENIZE_ERRORS, errors.ItemNotFoundError)
 INFO_ERRORS = (
     errors.UnauthorizedError,
     errors.MethodNotAllowedError,
+    errors.BodyTimeoutError,
+    errors.BodyTooLargeError,
+    errors.RateLimitedError,
+    errors.InternalError,
+    errors.NotReadyError,
+)
+READY_ERRORS = (
+    errors.MethodNotAllowedError,
+    errors.BodyTimeoutError,
     errors.BodyTooLargeError,
     errors.InternalError,
     errors.NotReadyError,
 )
-READY_ERRORS = (errors.MethodNotAllowedError, errors.BodyTooLargeError, errors.InternalError, errors.NotReadyError)
 
 _KEYS = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "An API key as 'Authorization: Bearer KEY'."},
     "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key."},
 }
-_OPEN = ("/health/live", "/health/ready", "/metrics")
 _STYLE = "body{font:15px sans-serif;max-width:60em;margin:2em auto}pre{background:#f4f4f4;padding:1em;overflow:auto}"
 
 
 def error_answers(*kinds: type[RequestError]) -> dict[int | str, dict[str, Any]]:
     """The errors of a route, for its description."""
-    return {
-        kind.status: {"model": ErrorAnswer, "description": (kind.__doc__ or kind.code).strip()}
-        for kind in sorted(kinds, key=lambda kind: kind.status)
-    }
+    sentences: dict[int, list[str]] = {}
+    for kind in sorted(kinds, key=lambda kind: kind.status):
+        sentences.setdefault(kind.status, []).append((kind.__doc__ or kind.code).strip())
+    return {status: {"model": ErrorAnswer, "description": " ".join(said)} for status, said in sentences.items()}
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
@@ -65,9 +77,12 @@ def describe(app: FastAPI) -> dict[str, Any]:
         routes=app.routes,
     )
     document["components"]["securitySchemes"] = _KEYS
+    access_of = declared(app)
     for path, operations in document["paths"].items():
-        for operation in operations.values():
-            operation["security"] = [] if path in _OPEN else [{}, *({name: []} for name in _KEYS)]
+        for method, operation in operations.items():
+            [access] = access_of[f"{method.upper()} {path}"]
+            scopes = [] if access.scope is None else [access.scope]
+            operation["security"] = [{}, *({name: [*scopes]} for name in _KEYS)] if access.key else []
     return document
 
 

@@ -1,50 +1,61 @@
-"""One thread, one bounded queue, batches of what waits.
+"""One thread, one bounded queue, batches of bounded work.
 
 The engine knows nothing of HTTP, of asyncio or of what it computes: it is given a function that answers a batch of
-questions, and everything that this function touches is touched by the engine's thread alone.
+questions, and one that says what each costs. What the first one touches is touched by the engine's thread alone.
 
-- A batch is whatever waits when the thread is free, up to ``max_batch`` questions; nothing waits for company.
-- A question whose future was cancelled, or whose deadline has passed, is never computed.
-- A batch that fails is computed again question by question, so only those that fail by themselves fail.
-- Actions, such as swapping a snapshot in, run between batches and before any question that waits.
+- A batch is the oldest row and what fits into the budget with it, whatever requests the rows are from; rows have a
+  fair order (``job_queue``). An engine that is free waits for company only where it is sure to come (``pacing``).
+- A row whose future was cancelled, or whose deadline has passed, is never computed.
+- A batch that fails is halved and tried again, so only the rows that fail by themselves fail. Where memory was short,
+  batches stay smaller for a while.
+- Actions, such as swapping a snapshot in, run between batches and before any row that waits.
 """
 
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
-from service.errors import DeadlineError, NotReadyError, QueueFullError
+from service.batch_runner import BatchRunner, EngineObserver, is_memory_error
+from service.errors import NotReadyError, QueueFullError
+from service.job_queue import Cost, Job, JobQueue, one_each
+from service.pacing import Budget, Pace
 
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
 
+_CLEAR_SECONDS = 0.02
+"""How often a full queue is searched for rows that nobody waits for; a flood of requests must cost next to nothing."""
 
-class EngineObserver(Protocol):
-    """What an engine reports, from its own thread. Times are in seconds."""
-
-    def batch_started(self, rows: int, queue_seconds: Sequence[float]) -> None:
-        """A batch leaves the queue; one waiting time a row."""
-
-    def batch_ended(self, rows: int, compute_seconds: float) -> None:
-        """A batch was computed, or failed."""
-
-    def dropped(self, reason: str) -> None:
-        """A question was not computed: ``cancelled`` or ``expired``."""
-
-    def died(self, error: BaseException) -> None:
-        """The thread ended by an error that no question can be blamed for."""
+_LAST_BATCH_SECONDS = 10.0
+"""How long a stop waits for a batch that is being computed; the thread does not keep the process alive."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Job(Generic[Question, Answer]):
-    question: Question
-    deadline: float
-    queued_at: float
-    future: "Future[Answer]"
+@dataclass(frozen=True)
+class EngineLimits:
+    """How much an engine takes.
+
+    Attributes:
+        queue_rows: rows that may wait.
+        queue_work: work that may wait, in the units of ``Cost``.
+        batch_work: work of one batch; a single row may be more.
+        wait_seconds: the longest pause between arrivals that a free engine waits out; 0: none.
+        stuck_seconds: a batch or an action that runs for longer is stuck, and with it the engine.
+    """
+
+    queue_rows: int
+    queue_work: int
+    batch_work: int
+    wait_seconds: float = 0.0
+    stuck_seconds: float = math.inf
+
+    def __post_init__(self) -> None:
+        if min(self.queue_rows, self.queue_work, self.batch_work) < 1 or min(self.wait_seconds, self.stuck_seconds) < 0:
+            raise ValueError(f"{self}: rows and work must be at least 1, seconds at least 0")
 
 
 class Engine(Generic[Question, Answer]):
@@ -55,48 +66,88 @@ class Engine(Generic[Question, Answer]):
         name: str,
         answer: Callable[[Sequence[Question]], Sequence[Answer]],
         *,
-        max_queue: int,
-        max_batch: int,
+        limits: EngineLimits,
         observer: EngineObserver,
+        cost: Callable[[Question], Cost] = one_each,
+        is_out_of_memory: Callable[[Exception], bool] = is_memory_error,
     ) -> None:
         """``answer`` maps a batch to one answer a question, in order; it is only ever called by the engine's thread."""
         self.name = name
-        self._answer = answer
-        self._max_queue = max_queue
-        self._max_batch = max_batch
+        self.cost = cost
         self._observer = observer
+        self._runner = BatchRunner(answer, observer, is_out_of_memory)
         self._wake = threading.Condition()
-        self._jobs: deque[_Job[Question, Answer]] = deque()
+        self._queue: JobQueue[Question, Answer] = JobQueue(limits.queue_rows, limits.queue_work)
+        self._pace = Pace(limits.wait_seconds)
+        self._budget = Budget(limits.batch_work)
         self._actions: deque[tuple[Callable[[], None], Future[None]]] = deque()
-        self._running: list[_Job[Question, Answer]] = []
+        self._requests = 0
+        self._last_arrival = 0.0
+        self._cleared_at = -math.inf
+        self._stuck_seconds = limits.stuck_seconds
         self._open = False
+        self._end_by: float | None = None
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
 
     @property
     def alive(self) -> bool:
-        """Whether the thread runs and takes questions."""
-        return self._open and self._thread.is_alive()
+        """Whether the thread runs, takes questions and gets anywhere; a full queue changes nothing."""
+        busy_since = self.busy_since
+        stuck = busy_since is not None and time.monotonic() - busy_since > self._stuck_seconds
+        return self._open and self._thread.is_alive() and not stuck
 
     @property
     def waiting(self) -> int:
-        """How many questions wait."""
-        return len(self._jobs)
+        """How many rows wait."""
+        return len(self._queue)
+
+    @property
+    def waiting_work(self) -> int:
+        """How much work waits, in the units of ``Cost``."""
+        return self._queue.work
+
+    @property
+    def full(self) -> bool:
+        """Whether not even the smallest row would be let in."""
+        return not self._queue.has_room(1, 1)
+
+    @property
+    def last_progress(self) -> float:
+        """The ``time.monotonic()`` when a batch or an action ended last."""
+        return self._runner.last_progress
+
+    @property
+    def busy_since(self) -> float | None:
+        """The ``time.monotonic()`` when the batch or action that runs began; None while none runs."""
+        return self._runner.busy_since
 
     def start(self) -> None:
         """Begin to answer."""
         self._open = True
         self._thread.start()
 
-    def stop(self) -> None:
-        """Finish the batch that runs, refuse what waits, and end the thread."""
+    def stop(self, *, drain: bool = False, grace_seconds: float = 30.0) -> bool:
+        """Refuse new questions, finish the batch that runs, and end the thread.
+
+        Args:
+            drain: whether what waits is computed too; otherwise it is refused.
+            grace_seconds: for how long; what waits then is refused.
+
+        Returns:
+            Whether the thread has ended: not if a batch takes very long.
+        """
+        grace = grace_seconds if drain else 0.0
         with self._wake:
             self._open = False
+            self._end_by = time.monotonic() + grace
             self._wake.notify()
-        if self._thread.ident is not None:
-            self._thread.join()
+        if self._thread.ident is None:
+            return True
+        self._thread.join(grace + _LAST_BATCH_SECONDS)
+        return not self._thread.is_alive()
 
     def submit(self, questions: Sequence[Question], deadline: float) -> list["Future[Answer]"]:
-        """Queue questions, all of them or none.
+        """Queue the rows of one request, all of them or none.
 
         Args:
             questions: what to answer.
@@ -106,20 +157,40 @@ class Engine(Generic[Question, Answer]):
             QueueFullError: they do not all fit into the queue.
             NotReadyError: the engine does not run.
         """
+        costs = [self.cost(question) for question in questions]
+        work = sum(cost.total for cost in costs)
         now = time.monotonic()
-        with self._wake:
-            self._refuse_when_closed()
-            if len(self._jobs) + len(questions) > self._max_queue:
-                self._jobs = deque(job for job in self._jobs if not job.future.cancelled())
-            if len(self._jobs) + len(questions) > self._max_queue:
-                raise QueueFullError(
-                    f"{len(self._jobs)} of at most {self._max_queue} rows already wait; retry in a second",
-                    retry_after=1,
-                )
-            jobs: list[_Job[Question, Answer]] = [_Job(question, deadline, now, Future()) for question in questions]
-            self._jobs.extend(jobs)
-            self._wake.notify()
+        unwanted: list[Job[Question, Answer]] = []
+        try:
+            with self._wake:
+                self._refuse_when_closed()
+                unwanted = self._cleared(len(questions), work, now)
+                if not self._queue.has_room(len(questions), work):
+                    raise self._full()
+                jobs = self._jobs(questions, costs, deadline, now)
+                self._queue.add(jobs)
+                self._last_arrival = now
+                self._wake.notify()
+        finally:
+            self._runner.wanted(unwanted)
         return [job.future for job in jobs]
+
+    def refusal(self) -> QueueFullError | None:
+        """The error that ``submit`` would raise of the smallest row now; None while it would be let in."""
+        if not self.full:
+            return None
+        with self._wake:
+            unwanted = self._cleared(1, 1, time.monotonic())
+            error = self._full() if self.full else None
+        self._runner.wanted(unwanted)
+        return error
+
+    def _cleared(self, rows: int, work: int, now: float) -> list[Job[Question, Answer]]:
+        """Rows that nobody waits for any more, taken out of a queue that has no room for these, once in a while."""
+        if self._queue.has_room(rows, work) or now - self._cleared_at < _CLEAR_SECONDS:
+            return []
+        self._cleared_at = now
+        return self._queue.take_unwanted(now)
 
     def between_batches(self, action: Callable[[], None]) -> "Future[None]":
         """Run ``action`` in the engine's thread as soon as the running batch ends.
@@ -138,25 +209,51 @@ class Engine(Generic[Question, Answer]):
         if not self.alive:
             raise NotReadyError(f"the {self.name} engine does not run; retry against another replica", retry_after=5)
 
+    def _full(self) -> QueueFullError:
+        seconds = self._pace.retry_after(self._queue.work)
+        return QueueFullError(
+            f"{len(self._queue)} rows already wait, as much as is let in; retry in {seconds} s", retry_after=seconds
+        )
+
+    def _jobs(
+        self, questions: Sequence[Question], costs: Sequence[Cost], deadline: float, now: float
+    ) -> list[Job[Question, Answer]]:
+        self._requests += 1
+        jobs: list[Job[Question, Answer]] = []
+        before = 0
+        for question, cost in zip(questions, costs, strict=True):
+            turn = now + self._pace.seconds_for(before)
+            jobs.append(Job(question, cost, turn, self._requests, now, deadline, Future()))
+            before += cost.total
+        return jobs
+
     def _run(self) -> None:
         try:
             while self._wait_for_work():
                 self._run_actions()
                 batch = self._take_batch()
                 if batch:
-                    self._running = batch
                     self._compute(batch)
-                    self._running = []
         except BaseException as error:
             self._observer.died(error)
         finally:
             self._close()
 
     def _wait_for_work(self) -> bool:
+        """Wait until there is something to do, and perhaps a little for company; False: end."""
         with self._wake:
-            while self._open and not self._jobs and not self._actions:
+            while self._open and not self._queue and not self._actions:
                 self._wake.wait()
-            return self._open
+            began = time.monotonic()
+            while self._open and not self._actions and not self._queue.fills(self._budget.current(began)):
+                now = time.monotonic()
+                until = self._pace.wait_until(self._queue.requests, now, self._last_arrival, began)
+                if until <= now:
+                    break
+                self._wake.wait(until - now)
+            if self._end_by is None:
+                return True
+            return bool(self._queue or self._actions) and time.monotonic() < self._end_by
 
     def _run_actions(self) -> None:
         while True:
@@ -167,64 +264,37 @@ class Engine(Generic[Question, Answer]):
             if not done.set_running_or_notify_cancel():
                 continue
             try:
-                action()
+                with self._runner.busy():
+                    action()
             except Exception as error:
                 done.set_exception(error)
             else:
                 done.set_result(None)
 
-    def _take_batch(self) -> list[_Job[Question, Answer]]:
-        batch: list[_Job[Question, Answer]] = []
-        while len(batch) < self._max_batch:
-            with self._wake:
-                if not self._jobs:
-                    break
-                job = self._jobs.popleft()
-            # From here on the future cannot be cancelled any more, so setting its result cannot fail.
-            if not job.future.set_running_or_notify_cancel():
-                self._observer.dropped("cancelled")
-            elif not self._expire(job):
-                batch.append(job)
-        return batch
+    def _take_batch(self) -> list[Job[Question, Answer]]:
+        now = time.monotonic()
+        with self._wake:
+            jobs = self._queue.take(self._budget.current(now), now)
+        return self._runner.wanted(jobs)
 
-    def _expire(self, job: _Job[Question, Answer]) -> bool:
-        if time.monotonic() < job.deadline:
-            return False
-        self._observer.dropped("expired")
-        job.future.set_exception(DeadlineError("the deadline passed while the request waited; retry later"))
-        return True
-
-    def _compute(self, batch: Sequence[_Job[Question, Answer]]) -> None:
-        begun = time.monotonic()
-        self._observer.batch_started(len(batch), [begun - job.queued_at for job in batch])
-        try:
-            answers = self._answer([job.question for job in batch])
-            pairs = list(zip(batch, answers, strict=True))
-        except Exception as error:
-            self._observer.batch_ended(len(batch), time.monotonic() - begun)
-            if len(batch) == 1:
-                batch[0].future.set_exception(error)
-                return
-            for job in batch:
-                if not self._expire(job):
-                    self._compute([job])
-            return
-        self._observer.batch_ended(len(batch), time.monotonic() - begun)
-        for job, answer in pairs:
-            job.future.set_result(answer)
+    def _compute(self, batch: Sequence[Job[Question, Answer]]) -> None:
+        effort = self._runner.run(batch)
+        now = time.monotonic()
+        with self._wake:
+            self._pace.batch_ended(effort.requests, effort.work, effort.seconds, now)
+            if effort.too_much is not None:
+                self._budget.halve(effort.too_much, now)
 
     def _close(self) -> None:
         with self._wake:
             self._open = False
-            waiting, self._jobs = list(self._jobs), deque()
+            waiting = self._queue.take_all()
             actions, self._actions = list(self._actions), deque()
         stopped = NotReadyError(f"the {self.name} engine has stopped; retry against another replica", retry_after=5)
         for job in waiting:
             if job.future.set_running_or_notify_cancel():
                 job.future.set_exception(stopped)
-        for job in self._running:
-            if not job.future.done():
-                job.future.set_exception(stopped)
+        self._runner.fail_rest(stopped)
         for _, done in actions:
             if done.set_running_or_notify_cancel():
                 done.set_exception(stopped)

@@ -6,22 +6,31 @@ ServiceError
 │   ├── UnauthorizedError        unauthorized         401
 │   ├── ForbiddenError           forbidden            403
 │   ├── NotFoundError            not_found            404
-│   │   └── DomainNotFoundError  unknown_domain       404
+│   │   ├── DomainNotFoundError  unknown_domain       404
+│   │   ├── ItemNotFoundError    unknown_item         404
+│   │   └── VersionNotFoundError unknown_version      404
 │   ├── MethodNotAllowedError    method_not_allowed   405
+│   ├── BodyTimeoutError         body_timeout         408     yes
 │   ├── ConflictError            conflict             409     yes
 │   │   ├── DomainLimitError     domain_limit         409
 │   │   ├── NoFreeSidError       domain_full          409
-│   │   └── DuplicateRowError    duplicate_item       409
+│   │   ├── DuplicateRowError    duplicate_item       409
+│   │   ├── SwapInProgressError  swap_in_progress     409     yes
+│   │   └── BundleRefusedError   bundle_refused       409
 │   ├── BodyTooLargeError        body_too_large       413
 │   ├── InvalidRequestError      invalid_request      422
 │   ├── QueueFullError           queue_full           429     yes
+│   ├── RateLimitedError         rate_limited         429     yes
 │   ├── ClientGoneError          client_gone          499     (nobody reads it)
 │   ├── InternalError            internal             500
 │   ├── NotReadyError            not_ready            503     yes
+│   ├── OutOfMemoryError         out_of_memory        503     yes
+│   ├── DatabaseDownError        database_unavailable 503     yes
 │   └── DeadlineError            deadline_exceeded    504     yes
 ├── StartError                   the service cannot start
 └── StoreError                   the database of registered items cannot be opened or read
-    └── StaleCatalogError        another process changed the catalog in between; read it again and retry
+    ├── StaleCatalogError        another process changed the catalog in between; read it again and retry
+    └── StoreUnavailableError    it does not answer now; what it held is served on
 
 Every message is one sentence for the person who must act: the client for a RequestError, the operator for the others.
 None that leaves holds the text of another exception or a stack trace.
@@ -63,7 +72,7 @@ class UnauthorizedError(RequestError):
 
 
 class ForbiddenError(RequestError):
-    """What was asked for is switched off here."""
+    """What was asked for is switched off here, or the key has not the scope for it."""
 
     status = 403
     code = "forbidden"
@@ -82,11 +91,31 @@ class DomainNotFoundError(NotFoundError):
     code = "unknown_domain"
 
 
+class ItemNotFoundError(NotFoundError):
+    """The item asked for is not in the catalog."""
+
+    code = "unknown_item"
+
+
+class VersionNotFoundError(NotFoundError):
+    """The bundle store holds no such version."""
+
+    code = "unknown_version"
+
+
 class MethodNotAllowedError(RequestError):
     """The route exists, but not for this method."""
 
     status = 405
     code = "method_not_allowed"
+
+
+class BodyTimeoutError(RequestError):
+    """The body came too slowly."""
+
+    status = 408
+    code = "body_timeout"
+    retryable = True
 
 
 class ConflictError(RequestError):
@@ -118,6 +147,19 @@ class DuplicateRowError(ConflictError):
     retryable = False
 
 
+class SwapInProgressError(ConflictError):
+    """Another bundle is being swapped in."""
+
+    code = "swap_in_progress"
+
+
+class BundleRefusedError(ConflictError):
+    """A version that cannot be loaded, or a service that has no bundle store."""
+
+    code = "bundle_refused"
+    retryable = False
+
+
 class BodyTooLargeError(RequestError):
     """More bytes than the settings allow."""
 
@@ -137,6 +179,14 @@ class QueueFullError(RequestError):
 
     status = 429
     code = "queue_full"
+    retryable = True
+
+
+class RateLimitedError(RequestError):
+    """The key has sent more than its rate."""
+
+    status = 429
+    code = "rate_limited"
     retryable = True
 
 
@@ -162,6 +212,22 @@ class NotReadyError(RequestError):
     retryable = True
 
 
+class OutOfMemoryError(RequestError):
+    """There is not enough memory for this request now."""
+
+    status = 503
+    code = "out_of_memory"
+    retryable = True
+
+
+class DatabaseDownError(RequestError):
+    """The database of registered items does not answer, so nothing can be changed; reading goes on."""
+
+    status = 503
+    code = "database_unavailable"
+    retryable = True
+
+
 class DeadlineError(RequestError):
     """The answer was not there in time."""
 
@@ -180,3 +246,7 @@ class StoreError(ServiceError):
 
 class StaleCatalogError(StoreError):
     """Another process changed the catalog in between."""
+
+
+class StoreUnavailableError(StoreError):
+    """The database does not answer now; what was asked for may have been done or not."""

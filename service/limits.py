@@ -1,12 +1,37 @@
 """Checks requests against the limits that the operator set; the schemas check everything else."""
 
+from collections.abc import Mapping
+
+from service.engine import EngineLimits
 from service.errors import InvalidRequestError
-from service.schemas import RecommendRequest, TokenizeItem
+from service.recommend_schemas import RecommendRequest
+from service.schemas import TokenizeItem
 from service.settings import Settings
 from sidera.embedding import item_text
 from sidera.errors import EmbeddingError
 
 _MAX_FIELDS = 64
+
+
+def recommend_limits(settings: Settings) -> EngineLimits:
+    """How much the engine of /recommend takes; its work is counted in tokens."""
+    return EngineLimits(
+        queue_rows=settings.max_queue,
+        queue_work=settings.max_queue_tokens,
+        batch_work=settings.max_batch_tokens,
+        wait_seconds=settings.batch_wait_ms / 1000,
+        stuck_seconds=settings.stuck_ms / 1000,
+    )
+
+
+def tokenize_limits(settings: Settings) -> EngineLimits:
+    """How much the engine of /tokenize takes: one request at a time, each as much work as the others."""
+    return EngineLimits(
+        queue_rows=settings.max_tokenize_queue,
+        queue_work=settings.max_tokenize_queue,
+        batch_work=1,
+        stuck_seconds=settings.stuck_ms / 1000,
+    )
 
 
 def check_recommend(request: RecommendRequest, settings: Settings) -> None:
@@ -15,14 +40,27 @@ def check_recommend(request: RecommendRequest, settings: Settings) -> None:
     Raises:
         InvalidRequestError: it names the field and the limit.
     """
-    sizes = (
+    for field, size, limit in (
         ("num_results", request.num_results, settings.max_num_results),
         ("beam_width", request.beam_width or 1, settings.max_beam_width),
         ("history", len(request.history), settings.max_history_items),
         ("exclude", len(request.exclude), settings.max_exclude_items),
-    )
-    for field, size, limit in sizes:
+        ("allow", len(request.allow or ()), settings.max_allow_items),
+        ("filters", len(request.filters), settings.max_filters),
+    ):
         check_size(field, size, limit)
+    values = sum(len(wanted) if isinstance(wanted, list) else 1 for wanted in request.filters.values())
+    if values > settings.max_filter_values:
+        raise InvalidRequestError(
+            f"the filters list {values} values, but at most {settings.max_filter_values} are allowed here",
+            field="filters",
+        )
+    if request.explain and request.num_results > settings.max_explained_items:
+        raise InvalidRequestError(
+            f"explanations of {request.num_results} items are asked for, but at most {settings.max_explained_items} "
+            "are allowed here; lower num_results",
+            field="explain",
+        )
 
 
 def check_item(item: TokenizeItem, settings: Settings) -> None:
@@ -31,7 +69,11 @@ def check_item(item: TokenizeItem, settings: Settings) -> None:
     Raises:
         InvalidRequestError: it names the field, and what is wrong or the limit.
     """
-    fields = item.fields()
+    check_fields(item.fields(), settings)
+
+
+def check_fields(fields: Mapping[str, object], settings: Settings) -> None:
+    """The same of the fields of an item, without those that are null."""
     if len(fields) > _MAX_FIELDS:
         raise InvalidRequestError(f"the item has {len(fields)} fields, but at most {_MAX_FIELDS} are allowed")
     for name, value in fields.items():

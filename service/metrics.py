@@ -3,7 +3,9 @@
 Routes appear by their template, unknown ones as ``unmatched``; no item, user or request id is ever a label.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -17,6 +19,7 @@ from sidera.model.history_cache import HistoryCache
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _COUNTS = (0, 1, 2, 5, 10, 20, 50, 100)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
+_WORK = (16, 64, 256, 512, 1024, 2048, 4096, 8192, 16_384, 65_536)
 _BEAMS = (1, 5, 10, 20, 50, 100, 200, 500)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -46,6 +49,19 @@ class Metrics:
         self._batch_rows = Histogram(
             "sidera_batch_rows", "Rows computed together.", ["engine"], buckets=_ROWS, registry=self.registry
         )
+        self._batch_work = Histogram(
+            "sidera_batch_work",
+            "Work computed together: tokens of /recommend, padding included, or requests of /tokenize.",
+            ["engine"],
+            buckets=_WORK,
+            registry=self.registry,
+        )
+        self._halved = Counter(
+            "sidera_halved_batches",
+            "Batches that failed and were tried again in halves.",
+            ["engine", "reason"],
+            registry=self.registry,
+        )
         self._dropped = Counter(
             "sidera_dropped_rows", "Rows never computed, by reason.", ["engine", "reason"], registry=self.registry
         )
@@ -57,17 +73,62 @@ class Metrics:
         self._fallbacks = Counter(
             "sidera_fallbacks", "Answers without a usable history.", ["kind"], registry=self.registry
         )
+        self._short_results = Counter(
+            "sidera_short_results", "Answers of fewer items than asked for.", registry=self.registry
+        )
         self._tokenized = Counter(
             "sidera_tokenized_items", "Items of /tokenize, by outcome.", ["outcome"], registry=self.registry
         )
         self._catalog_items = Gauge(
             "sidera_catalog_items", "Items of the catalog in use.", ["domain"], registry=self.registry
         )
+        self._counted_domains: set[str] = set()
         self._catalog_version = Gauge(
             "sidera_catalog_version", "Version of the catalog in use.", registry=self.registry
         )
         self._bundle = Gauge("sidera_bundle", "The bundle in use.", ["bundle_version"], registry=self.registry)
+        self._stage_seconds = Histogram(
+            "sidera_stage_seconds",
+            "Time of a stage of a batch.",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._invalid_items = Counter(
+            "sidera_invalid_items", "Items of answers that the catalog does not hold: always 0.", registry=self.registry
+        )
+        self._catalog_changed = Gauge(
+            "sidera_catalog_changed_timestamp_seconds",
+            "When the catalog in use came.",
+            registry=self.registry,
+        )
+        self._replica_lag = _ReplicaLag()
+        self.registry.register(self._replica_lag)
+        self._keys_usable = Gauge(
+            "sidera_api_keys_file_usable",
+            "1: the keys of the file, or no file, are in use; 0: the file changed and is wrong.",
+            registry=self.registry,
+        )
+        self._keys_usable.set(1)
+        self._rate_limited = Counter(
+            "sidera_rate_limited", "Requests over the rate of their key.", ["key", "what"], registry=self.registry
+        )
+        self._bundle_loaded = Gauge(
+            "sidera_bundle_loaded_timestamp_seconds", "When the bundle in use began to serve.", registry=self.registry
+        )
+        self._swaps = Counter(
+            "sidera_bundle_swaps", "Bundles loaded, by outcome: served or failed.", ["outcome"], registry=self.registry
+        )
+        self._history_cache = _HistoryCacheCollector()
+        self.registry.register(self._history_cache)
         self._queue_length = Gauge("sidera_queue_length", "Rows that wait.", ["engine"], registry=self.registry)
+
+        # A series that begins at its first event hides that event from increase().
+        for outcome in ("served", "failed"):
+            self._swaps.labels(outcome)
+        for engine in ("recommend", "tokenize"):
+            for reason in ("failed", "out_of_memory"):
+                self._halved.labels(engine, reason)
 
     def render(self) -> bytes:
         """The text that Prometheus reads."""
@@ -83,6 +144,30 @@ class Metrics:
         """An error was sent, for a request or for a row."""
         self._errors.labels(code).inc()
 
+    def keys_read(self, *, usable: bool) -> None:
+        """The file of keys was read, and replaced the keys before it if it is usable."""
+        self._keys_usable.set(usable)
+
+    def rate_limited(self, key: str, what: str) -> None:
+        """A key, given by its name in the operator's file, sent too many ``requests`` or ``rows``."""
+        self._rate_limited.labels(key, what).inc()
+
+    def stage(self, stage: str, seconds: float) -> None:
+        """A batch, or an answer, passed a stage: ``tokenisation``, ``prefill``, ``decode`` or ``serialisation``."""
+        self._stage_seconds.labels(stage).observe(seconds)
+
+    def serialisation(self) -> AbstractContextManager[object]:
+        """Inside, an answer is turned into bytes."""
+        return self._stage_seconds.labels("serialisation").time()
+
+    def invalid_items(self, count: int) -> None:
+        """Items were recommended that are not in the catalog."""
+        self._invalid_items.inc(count)
+
+    def catalog_followed(self) -> None:
+        """This replica has seen all that was committed to the database a moment ago."""
+        self._replica_lag.followed_at = time.monotonic()
+
     def recommended(self, items: int, beams: int, fallback: str | None) -> None:
         """A row of /recommend was answered."""
         self._items.observe(items)
@@ -90,27 +175,43 @@ class Metrics:
         if fallback is not None:
             self._fallbacks.labels(fallback).inc()
 
+    def short_result(self) -> None:
+        """Fewer items were returned than asked for."""
+        self._short_results.inc()
+
     def tokenized(self, outcome: str) -> None:
         """An item of /tokenize was answered: ``known``, ``placed``, ``registered`` or ``failed``."""
         self._tokenized.labels(outcome).inc()
 
-    def bundle_loaded(self, bundle_version: str) -> None:
-        """A bundle serves."""
+    def generation_serves(
+        self,
+        bundle_version: str,
+        catalog: Catalog,
+        queues: Mapping[str, Callable[[], int]],
+        cache: HistoryCache | None,
+    ) -> None:
+        """A bundle serves, in place of the one that did; ``queues`` are the lengths of its engines' queues."""
+        self._bundle.clear()
         self._bundle.labels(bundle_version).set(1)
+        self._bundle_loaded.set_to_current_time()
+        self.catalog_swapped(catalog)
+        for engine, length in queues.items():
+            self._queue_length.labels(engine).set_function(length)
+        self._history_cache.cache = cache
+
+    def bundle_swapped(self, outcome: str) -> None:
+        """A bundle was loaded: ``served`` or ``failed``."""
+        self._swaps.labels(outcome).inc()
 
     def catalog_swapped(self, catalog: Catalog) -> None:
         """A snapshot serves."""
         self._catalog_version.set(catalog.version)
+        self._catalog_changed.set_to_current_time()
         for domain in catalog.domains:
             self._catalog_items.labels(domain).set(catalog.size(domain))
-
-    def watch_queue(self, engine: str, length: Callable[[], int]) -> None:
-        """Read the length of a queue whenever metrics are read."""
-        self._queue_length.labels(engine).set_function(length)
-
-    def watch_history_cache(self, cache: HistoryCache) -> None:
-        """Read what a history cache counts whenever metrics are read."""
-        self.registry.register(_HistoryCacheCollector(cache))
+        for domain in self._counted_domains.difference(catalog.domains):  # its last item was deleted
+            self._catalog_items.remove(domain)
+        self._counted_domains = set(catalog.domains)
 
     def observer(self, engine: str, log: FilteringBoundLogger) -> "MetricsObserver":
         """What an engine reports to."""
@@ -120,23 +221,38 @@ class Metrics:
             self._batch_rows.labels(engine),
             self._queue_seconds.labels(engine),
             self._compute_seconds.labels(engine),
+            self._batch_work.labels(engine),
             self._dropped,
+            self._halved,
         )
 
 
-class _HistoryCacheCollector(Collector):
-    """What a history cache counted so far; it goes on counting in its own thread."""
+class _ReplicaLag(Collector):
+    """How long ago this replica was last known to be in step with the database; nothing where it follows none."""
 
-    def __init__(self, cache: HistoryCache) -> None:
-        self._cache = cache
+    def __init__(self) -> None:
+        self.followed_at: float | None = None
 
     def collect(self) -> Iterator[Metric]:
-        cache, name = self._cache, "sidera_history_cache"
-        yield CounterMetricFamily(f"{name}_hits", "Histories of which something was kept.", cache.hits)
-        yield CounterMetricFamily(f"{name}_misses", "Histories of which nothing was kept.", cache.misses)
-        yield CounterMetricFamily(f"{name}_reused_items", "Items that were not read again.", cache.reused_items)
-        yield CounterMetricFamily(f"{name}_evictions", "Items that had to go, once a part.", cache.evictions)
-        yield GaugeMetricFamily(f"{name}_bytes", "Bytes that are kept.", cache.num_bytes)
+        lag = None if self.followed_at is None else time.monotonic() - self.followed_at
+        yield GaugeMetricFamily("sidera_replica_lag_seconds", "Since the database was last followed.", lag)
+
+
+class _HistoryCacheCollector(Collector):
+    """What the history cache in use counted so far; another bundle begins at 0."""
+
+    def __init__(self) -> None:
+        self.cache: HistoryCache | None = None
+
+    def collect(self) -> Iterator[Metric]:
+        cache, name = self.cache, "sidera_history_cache"
+        counted = None if cache is None else (cache.hits, cache.misses, cache.reused_items, cache.evictions)
+        hits, misses, reused, evictions = counted or (None, None, None, None)
+        yield CounterMetricFamily(f"{name}_hits", "Histories of which something was kept.", hits)
+        yield CounterMetricFamily(f"{name}_misses", "Histories of which nothing was kept.", misses)
+        yield CounterMetricFamily(f"{name}_reused_items", "Items that were not read again.", reused)
+        yield CounterMetricFamily(f"{name}_evictions", "Items that had to go, once a part.", evictions)
+        yield GaugeMetricFamily(f"{name}_bytes", "Bytes that are kept.", None if cache is None else cache.num_bytes)
 
 
 class MetricsObserver:
@@ -149,19 +265,29 @@ class MetricsObserver:
         batch_rows: Histogram,
         queue_seconds: Histogram,
         compute_seconds: Histogram,
+        batch_work: Histogram,
         dropped: Counter,
+        halved: Counter,
     ) -> None:
         self._engine = engine
         self._log = log
         self._batch_rows = batch_rows
         self._queue_seconds = queue_seconds
         self._compute_seconds = compute_seconds
+        self._batch_work = batch_work
         self._dropped = dropped
+        self._halved = halved
 
     def batch_started(self, rows: int, queue_seconds: Sequence[float]) -> None:
         self._batch_rows.observe(rows)
         for seconds in queue_seconds:
             self._queue_seconds.observe(seconds)
+
+    def batch_work(self, work: int) -> None:
+        self._batch_work.observe(work)
+
+    def batch_halved(self, reason: str) -> None:
+        self._halved.labels(self._engine, reason).inc()
 
     def batch_ended(self, rows: int, compute_seconds: float) -> None:
         self._compute_seconds.observe(compute_seconds)

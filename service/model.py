@@ -15,12 +15,15 @@ import numpy.typing as npt
 import torch
 
 from service.errors import StartError
+from service.job_queue import Cost
+from sidera.bundle import verify_bundle
 from sidera.catalog import Catalog
 from sidera.errors import SideraError
 from sidera.loading import LoadedBundle, load_bundle
 from sidera.model.history_cache import HistoryCache
 from sidera.model.weight_formats import WeightFormat
 from sidera.recommender import Query, Recommendation
+from sidera.request_checks import check_query, work_of
 from sidera.tokenizers import tokenizer_digest
 
 
@@ -56,6 +59,17 @@ class Model(Protocol):
 
     def recommend(self, queries: Sequence[Query]) -> list[Recommendation]:
         """Answer queries, in order."""
+
+    def cost(self, query: Query) -> Cost:
+        """The tokens that a query takes at most; any thread may ask."""
+
+    def check(self, query: Query) -> None:
+        """Refuse what cannot be answered, and build what its filters need; any thread may call, also several at once.
+
+        Raises:
+            UnknownDomainError: the catalog does not hold the domain.
+            SearchError: see :func:`sidera.request_checks.check_query`.
+        """
 
     def stage(
         self, catalog: Catalog, vectors: Mapping[tuple[str, str], npt.NDArray[np.float32]], *, anew: bool
@@ -103,6 +117,13 @@ class BundleModel:
     def recommend(self, queries: Sequence[Query]) -> list[Recommendation]:
         return self._recommender.recommend(queries)
 
+    def cost(self, query: Query) -> Cost:
+        work = work_of(self._recommender, query)
+        return Cost(padded=work.prompt_tokens, added=work.search_tokens)
+
+    def check(self, query: Query) -> None:
+        check_query(self._recommender, query)
+
     def stage(
         self, catalog: Catalog, vectors: Mapping[tuple[str, str], npt.NDArray[np.float32]], *, anew: bool
     ) -> Callable[[], None]:
@@ -128,10 +149,17 @@ class BundleModel:
         return sids_NL, moved_N
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory was short, of the device or of the host."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # of PyTorch on a CPU
+
+
 def load_model(
     bundle: Path, device: str, weights: WeightFormat = "saved", history_cache_bytes: int = 0, threads: int = 0
 ) -> Model:
-    """Verify and load a bundle, its text encoder included.
+    """Read every byte of a bundle once to verify it, then load it, its text encoder included.
 
     Args:
         weights: how those of the language model lie in memory.
@@ -143,6 +171,9 @@ def load_model(
     """
     if threads:
         torch.set_num_threads(threads)
+    if problems := verify_bundle(bundle):
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise StartError(f"the bundle cannot be served: {problems[0]}{more}")
     try:
         return BundleModel(load_bundle(bundle, device, weights, history_cache_bytes))
     except SideraError as error:

@@ -5,10 +5,11 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import compile_path
 
 from service.errors import (
     BodyTooLargeError,
@@ -56,14 +57,25 @@ def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
     async def on_http_exception(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
         response = error_response(_http_error(status, request), metrics)
-        allowed = Headers(error.headers).get("allow") if isinstance(error, HTTPException) and error.headers else None
-        if allowed is not None:
-            response.headers["allow"] = allowed
+        if status == 405:
+            response.headers["allow"] = ", ".join(_methods(request))
         return response
 
     app.add_exception_handler(RequestError, on_request_error)
     app.add_exception_handler(RequestValidationError, on_validation_error)
     app.add_exception_handler(HTTPException, on_http_exception)
+
+
+def _methods(request: Request) -> list[str]:
+    """What a path takes; each of its methods is a route of its own."""
+    path = request.scope["path"]
+    takes = {
+        method
+        for route in iter_route_contexts(request.app.routes)
+        if route.path and compile_path(route.path)[0].match(path)
+        for method in route.methods or ()
+    }
+    return sorted(takes)
 
 
 def _validation_error(problems: Sequence[Any], request: Request) -> RequestError:
@@ -75,7 +87,7 @@ def _validation_error(problems: Sequence[Any], request: Request) -> RequestError
         return InvalidJsonError("the body is not declared as JSON; send the header 'content-type: application/json'")
     if problem["type"] == "missing" and field is None:
         return InvalidJsonError("there is no body; send a JSON object")
-    return InvalidRequestError(sentence(problem["type"], problem["msg"]), field=field)
+    return InvalidRequestError(sentence(problem["type"], problem["msg"], problem.get("ctx")), field=field)
 
 
 def _http_error(status: int, request: Request) -> RequestError:

@@ -9,14 +9,16 @@ from service.description import INFO_ERRORS, READY_ERRORS, docs_page, error_answ
 from service.errors import NotReadyError
 from service.responses import json_response
 from service.schemas import DomainInfo, Health, Info, TokenizerInfo
+from service.security.scopes import needs_any_key, needs_no_key
 
 
-def status_router() -> APIRouter:
-    """The routes."""
+def probe_router() -> APIRouter:
+    """Health and metrics, on the port that the settings say."""
     router = APIRouter()
 
     @router.get(
         "/health/live",
+        dependencies=[needs_no_key()],
         operation_id="live",
         tags=["health"],
         response_model=Health,
@@ -26,11 +28,12 @@ def status_router() -> APIRouter:
     async def live(context: Context) -> Response:
         """Answer 503 only if nothing but a restart helps."""
         if not context.runtime.alive:
-            raise NotReadyError("an engine of the service has died; it needs a restart", retry_after=30)
+            raise NotReadyError("an engine of the service has died or hangs; it needs a restart", retry_after=30)
         return json_response(Health(status="live"))
 
     @router.get(
         "/health/ready",
+        dependencies=[needs_no_key()],
         operation_id="ready",
         tags=["health"],
         response_model=Health,
@@ -38,12 +41,13 @@ def status_router() -> APIRouter:
         summary="Is it ready",
     )
     async def ready(context: Context) -> Response:
-        """Answer 503 until the bundle is loaded and warm."""
-        context.runtime.running()
+        """Answer 503 until the bundle is loaded and warm, while the queue is full, and once the service is to stop."""
+        context.runtime.check_ready()
         return json_response(Health(status="ready"))
 
     @router.get(
         "/metrics",
+        dependencies=[needs_no_key()],
         operation_id="metrics",
         tags=["health"],
         summary="Metrics for Prometheus",
@@ -53,8 +57,16 @@ def status_router() -> APIRouter:
         """Return counters, gauges and histograms in the Prometheus text format."""
         return MetricsResponse(context.metrics.render())
 
+    return router
+
+
+def info_router() -> APIRouter:
+    """What is served, and the page that describes the API."""
+    router = APIRouter()
+
     @router.get(
         "/v1/info",
+        dependencies=[needs_any_key()],
         operation_id="info",
         tags=["info"],
         response_model=Info,
@@ -80,11 +92,13 @@ def status_router() -> APIRouter:
             )
         )
 
-    @router.get("/docs", include_in_schema=False)
+    @router.get("/docs", include_in_schema=False, dependencies=[needs_any_key()])
     async def docs(request: Request) -> Response:
         return HTMLResponse(
             docs_page(request.app.openapi()),
-            headers={"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"},
+            headers={
+                "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+            },
         )
 
     return router

@@ -4,13 +4,31 @@ import asyncio
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
+from fastapi import Header
+from pydantic import Field, WithJsonSchema
 from starlette.types import Receive
 
 from service.errors import ClientGoneError, DeadlineError
 
 Answer = TypeVar("Answer")
+
+
+DeadlineHeader = Annotated[
+    Annotated[int, Field(ge=1)] | None,
+    WithJsonSchema({"type": "integer", "minimum": 1}),
+    Header(
+        alias="X-Sidera-Deadline-Ms",
+        description="milliseconds until the answer is of no use any more; the service's own deadline bounds it",
+    ),
+]
+"""What a client may say of its own deadline."""
+
+
+def deadline_of(asked_ms: int | None, most_ms: int) -> float:
+    """The ``time.monotonic()`` after which nobody wants an answer to a request that has just come."""
+    return time.monotonic() + (most_ms if asked_ms is None else min(asked_ms, most_ms)) / 1000
 
 
 async def collect(

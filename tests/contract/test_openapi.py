@@ -47,10 +47,10 @@ def test_every_error_is_described_in_the_one_shape(document: dict[str, Any]) -> 
 @pytest.mark.parametrize(
     ("operation", "statuses"),
     [
-        ("post /recommend", {200, 400, 401, 404, 405, 413, 422, 429, 500, 503, 504}),
-        ("post /tokenize", {200, 400, 401, 403, 405, 409, 413, 422, 429, 500, 503, 504}),
-        ("get /health/ready", {200, 405, 413, 500, 503}),
-        ("get /v1/info", {200, 401, 405, 413, 500, 503}),
+        ("post /recommend", {200, 400, 401, 403, 404, 405, 408, 413, 422, 429, 500, 503, 504}),
+        ("post /tokenize", {200, 400, 401, 403, 405, 408, 409, 413, 422, 429, 500, 503, 504}),
+        ("get /health/ready", {200, 405, 408, 413, 500, 503}),
+        ("get /v1/info", {200, 401, 405, 408, 413, 429, 500, 503}),
     ],
 )
 def test_every_status_of_an_operation_is_described(
@@ -61,7 +61,14 @@ def test_every_status_of_an_operation_is_described(
 
 def test_requests_refuse_unknown_fields_apart_from_items(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
-    for name in ("RecommendRequest", "RecommendBatch", "HistoryItem", "TokenizeRequest"):
+    for name in (
+        "RecommendRequest",
+        "RecommendBatch",
+        "HistoryItem",
+        "DiversityRule",
+        "SamplingRule",
+        "TokenizeRequest",
+    ):
         assert schemas[name]["additionalProperties"] is False, name
     assert schemas["TokenizeItem"]["additionalProperties"] is not False
 

@@ -13,14 +13,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from service.store import CatalogStore, SqliteStore
 from starlette.testclient import TestClient
 
 from service.app import create_app
+from service.catalog.rows import CatalogStore
+from service.catalog.store import SqlStore
+from service.job_queue import Cost
 from service.model import Description
 from service.settings import Settings
 from sidera.catalog import Catalog, CatalogItem, create_catalog
 from sidera.embedding import item_texts
+from sidera.errors import FilterError
+from sidera.explain.item_explanation import ItemExplanation
 from sidera.model.history_cache import HistoryCache
 from sidera.recommender import Query, Recommendation, RecommendedItem
 
@@ -53,8 +57,11 @@ class FakeModel:
         self.description = Description("bundle-1", "scratch:tiny", "rqvae", tokenizer, encoder)
         self.samples = samples
         self.batches: list[list[Query]] = []
+        self.explanation: ItemExplanation | None = None
+        self.checked: list[Query] = []
         self.encoded: list[str] = []
         self.joined: dict[tuple[str, str], npt.NDArray[np.float32]] = {}
+        self.before_check: Callable[[Query], None] = lambda query: None
         self.before_recommend: Callable[[Sequence[Query]], None] = lambda queries: None
 
     @property
@@ -66,6 +73,20 @@ class FakeModel:
         self.before_recommend(queries)
         return [self._recommend(query) for query in queries]
 
+    def cost(self, query: Query) -> Cost:
+        return Cost(padded=3 * len(query.history) + 1, added=query.beam_width or 20)
+
+    def check(self, query: Query) -> None:
+        """A condition on the field ``year`` is refused."""
+        self._catalog.index(query.domain)
+        self.checked.append(query)
+        self.before_check(query)
+        if query.diversity is not None:
+            query.diversity.check(len(SIZES))
+        for condition in query.conditions:
+            if condition.field == "year":
+                raise FilterError("no item has the field 'year'", "year")
+
     def _recommend(self, query: Query) -> Recommendation:
         index = self._catalog.index(query.domain)
         missing = tuple(entry for entry in query.history if self._catalog.find(*entry) is None)
@@ -75,7 +96,9 @@ class FakeModel:
             item for item in map(self._catalog.item, index.number_of_leaf.tolist()) if item.item_id not in hidden
         ]
         items = tuple(
-            RecommendedItem(item.item_id, -0.5 - rank, item.sid, item.title)
+            RecommendedItem(
+                item.item_id, -0.5 - rank, item.sid, item.title, self.explanation if query.explain else None
+            )
             for rank, item in enumerate(allowed[: query.num_results])
         )
         return Recommendation(
@@ -158,7 +181,7 @@ def serving(
     app = create_app(
         settings(**changes),
         load=lambda _: model,
-        store=store or (lambda _: SqliteStore(str(database))),
+        store=store or (lambda _: SqlStore(str(database))),
         on_outcome=on_outcome,
     )
     with TestClient(app, raise_server_exceptions=False) as client:

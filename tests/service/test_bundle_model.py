@@ -1,6 +1,7 @@
 """The service on a real bundle: a real encoder, tokenizer, backbone and search, with weights that nobody trained."""
 
 import json
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from service.app import create_app
 from service.errors import StartError
-from service.model import load_model
+from service.model import is_out_of_memory, load_model
 from sidera.bundle import BundleDetails, DomainEntry, write_bundle
 from sidera.catalog import CatalogItem, create_catalog
 from sidera.embedding import EncoderSpec, TextEncoder, embedder_config, item_texts
@@ -121,6 +122,40 @@ def test_a_real_bundle_recommends_every_item_once_best_first(bundle: Path, tmp_p
         assert (info["backbone"], info["tokenizer"]["method"]) == ("scratch:test", "rqvae")
 
 
+def test_filters_rules_and_explanations_reach_the_search_of_a_real_bundle(bundle: Path, tmp_path: Path) -> None:
+    history = [{"item_id": "drama-1"}, {"item_id": "drama-2"}]
+    asked = {"domain": "drama", "history": history, "filters": {"categories": ["drama", "?"]}, "allow": ["drama-4"]}
+    with real(bundle, tmp_path / "items.db") as client:
+        answer = client.post("/recommend", json=asked | {"num_results": 2, "explain": True}).json()
+        assert [item["item_id"] for item in answer["items"]] == ["drama-4"]
+        assert answer["returned_reason"] == "only 1 items of 'drama' are allowed; 2 were asked for"
+        explanation = answer["items"][0]["explanation"]
+        assert [code["code"] for code in explanation["codes"]] == answer["items"][0]["sid"]
+        assert sum(explanation["parts"].values()) == pytest.approx(math.exp(answer["items"][0]["score"]), rel=1e-3)
+        assert {effect["item_id"] for effect in explanation["history"]} == {"drama-1", "drama-2"}
+        drawn = {"domain": "drama", "sampling": {"seed": 3}, "diversity": {"max_per_prefix": 6}, "num_results": 2}
+        first, second = (client.post("/recommend", json=drawn).json()["items"] for _ in range(2))
+        assert [item["item_id"] for item in first] == [item["item_id"] for item in second]
+        valid = client.post("/recommend", json=asked | {"validate_only": True}).json()
+        assert valid["tokens"] == 2 * 4 + 1 + 10 * 2
+        for change, field in (
+            ({"filters": {"colour": "red"}}, "filters.colour"),
+            ({"filters": {"categories": {"min": 1}}}, "filters.categories"),
+            ({"diversity": {"max_per_prefix": 1, "prefix_length": 4}}, "diversity.prefix_length"),
+        ):
+            error = client.post("/recommend", json={"domain": "drama"} | change).json()["error"]
+            assert (error["code"], error["field"]) == ("invalid_request", field)
+
+
+def test_memory_that_is_short_is_told_from_a_defect() -> None:
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(2**50)
+    assert is_out_of_memory(refused.value)
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(torch.OutOfMemoryError())
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
 def test_a_batch_of_all_domains_scores_as_its_rows_do_alone(bundle: Path, tmp_path: Path) -> None:
     rows = [
         {"domain": "drama", "history": [{"item_id": "drama-1"}], "num_results": 3},
@@ -163,7 +198,8 @@ def history_of(count: int) -> dict[str, Any]:
 def test_a_returning_user_is_answered_from_the_history_cache_which_metrics_tell(bundle: Path, tmp_path: Path) -> None:
     with real(bundle, tmp_path / "items.db", history_cache_bytes=0) as client:
         expected = [client.post("/recommend", json=history_of(count)).json()["items"] for count in (2, 3)]
-        assert "history_cache" not in client.get("/metrics").text
+        samples = [line for line in client.get("/metrics").text.splitlines() if not line.startswith("#")]
+        assert not any("history_cache" in line for line in samples)
     with real(bundle, tmp_path / "items.db") as client:
         found = [client.post("/recommend", json=history_of(count)).json()["items"] for count in (2, 3)]
         lines = client.get("/metrics").text.splitlines()

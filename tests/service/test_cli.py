@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from service import cli
 from service.app import create_app
+from service.serving import Serving, listen
 from sidera.bundle import BundleDetails, DomainEntry, write_bundle
 from sidera.cli import main
 from tests.service.fakes import FakeModel, settings
@@ -109,8 +109,13 @@ def test_a_port_that_is_taken_ends_with_what_to_set(sidera: Sidera, hollow_bundl
     ("environment", "sentence"),
     [
         ({"SIDERA_PORT": "tcp://10.0.0.1:80", "SIDERA_BUNDLE": "b"}, "enableServiceLinks: false"),
-        ({"SIDERA_MAX_BATCH": "none", "SIDERA_BUNDLE": "b"}, "SIDERA_MAX_BATCH: "),
-        ({}, "SIDERA_BUNDLE: "),
+        ({"SIDERA_MAX_QUEUE": "none", "SIDERA_BUNDLE": "b"}, "SIDERA_MAX_QUEUE: "),
+        ({}, "set one of SIDERA_BUNDLE "),
+        ({"SIDERA_BUNDLE": "b", "SIDERA_BUNDLE_STORE": "s"}, "set one of SIDERA_BUNDLE "),
+        ({"SIDERA_BUNDLE_STORE": "no-such-folder"}, "the bundle store no-such-folder cannot be read"),
+        ({"SIDERA_BUNDLE": "b", "SIDERA_WATCH_BUNDLES": "5"}, "SIDERA_WATCH_BUNDLES looks into SIDERA_BUNDLE_STORE"),
+        ({"SIDERA_BUNDLE": "b", "SIDERA_PROBES_ON": "admin"}, "set SIDERA_ADMIN_PORT too"),
+        ({"SIDERA_BUNDLE": "b", "SIDERA_SHUTDOWN_DELAY_SECONDS": "25"}, "leaves nothing of SIDERA_GRACE_SECONDS"),
     ],
 )
 def test_a_bad_setting_ends_with_its_name(sidera: Sidera, environment: dict[str, str], sentence: str) -> None:
@@ -125,6 +130,12 @@ def test_openapi_writes_the_committed_description(sidera: Sidera, tmp_path: Path
     assert sidera("openapi").stdout == committed
     assert sidera("openapi", "--out", str(tmp_path / "o.yaml")).code == 0
     assert (tmp_path / "o.yaml").read_text(encoding="utf-8") == committed
+
+
+def test_the_admin_port_has_a_description_of_its_own(sidera: Sidera) -> None:
+    described = sidera("openapi", "--admin").stdout
+    assert "/admin/bundles/activate" in described
+    assert "/recommend" not in described
 
 
 def test_a_description_that_cannot_be_written_is_one_sentence(sidera: Sidera, tmp_path: Path) -> None:
@@ -142,14 +153,14 @@ def thawed() -> Iterator[None]:
 
 @pytest.mark.usefixtures("thawed")
 def test_a_server_prints_its_address_and_a_line_to_try_once_it_is_ready(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(cli, "create_app", functools.partial(create_app, load=lambda _: FakeModel()))
+    create = functools.partial(create_app, load=lambda _: FakeModel())
     chosen = settings(port=0, database=str(tmp_path / "items.db"))
     printed = ""
-    with cli._listen(chosen) as listener:
-        server = cli._server(chosen, listener, "drama")
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    with listen("127.0.0.1", 0, "") as listener:
+        serving = Serving(chosen, listener, create=create)
+        thread = threading.Thread(target=serving.run)
         thread.start()
         begun = time.monotonic()
         while "curl" not in printed:
@@ -161,16 +172,16 @@ def test_a_server_prints_its_address_and_a_line_to_try_once_it_is_ready(
         connection.request("GET", "/health/ready")
         assert connection.getresponse().status == 200
         connection.close()
-        server.should_exit = True
+        serving.stop()
         thread.join(20)
     assert f"Sidera serves at http://127.0.0.1:{port}" in printed
     assert f"curl -s http://127.0.0.1:{port}/recommend" in printed
-    assert '"domain": "drama"' in printed
-    assert server.failure is None
+    assert '"domain": "comedy"' in printed
+    assert serving.failure is None
 
 
 def test_an_answer_never_waits_for_the_clients_acknowledgement() -> None:
-    with cli._listen(settings(port=0)) as listener:
+    with listen("127.0.0.1", 0, "") as listener:
         client = socket.create_connection(listener.getsockname())
         served, _ = listener.accept()
         assert served.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

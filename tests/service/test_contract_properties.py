@@ -12,12 +12,12 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from service.schemas import ErrorAnswer, RecommendAnswer, RecommendBatchAnswer, TokenizeAnswer
+from service.recommend_schemas import RecommendAnswer, RecommendBatchAnswer, ValidAnswer
+from service.schemas import ErrorAnswer, TokenizeAnswer
 from tests.service.fakes import serving
 
-SCALARS = (
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=()), max_size=20)
-)
+TEXT = st.text(st.characters(exclude_categories=()), max_size=20)
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | TEXT
 JSON = st.recursive(
     SCALARS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
@@ -25,6 +25,8 @@ JSON = st.recursive(
 )
 DOMAIN = st.sampled_from(["drama", "comedy", "cinema"]) | JSON
 ENTRY = st.fixed_dictionaries({"item_id": st.sampled_from(["drama-1", "x"]) | JSON}, optional={"domain": DOMAIN})
+RANGE = st.dictionaries(st.sampled_from(["min", "max"]), st.integers() | st.floats() | JSON, max_size=2)
+FILTER = RANGE | st.lists(SCALARS, max_size=3) | JSON
 RECOMMEND = st.fixed_dictionaries(
     {"domain": DOMAIN},
     optional={
@@ -33,6 +35,18 @@ RECOMMEND = st.fixed_dictionaries(
         "exclude": st.lists(st.sampled_from(["drama-2"]) | JSON, max_size=3),
         "exclude_history": st.booleans() | JSON,
         "beam_width": st.integers(0, 300) | JSON,
+        "allow": st.lists(st.sampled_from(["drama-2", "drama-3"]) | JSON, max_size=3) | st.none() | JSON,
+        "filters": st.dictionaries(st.sampled_from(["categories", "price", "year"]) | TEXT, FILTER, max_size=3) | JSON,
+        "diversity": st.fixed_dictionaries(
+            {"max_per_prefix": st.integers(0, 5) | JSON}, optional={"prefix_length": st.integers(0, 3) | JSON}
+        )
+        | JSON,
+        "sampling": st.fixed_dictionaries(
+            {"seed": st.integers(-1, 2**63) | JSON}, optional={"temperature": st.floats(0, 200) | JSON}
+        )
+        | JSON,
+        "explain": st.booleans() | JSON,
+        "validate_only": st.booleans() | JSON,
         "other": JSON,
     },
 )
@@ -69,8 +83,11 @@ def post(client: TestClient, path: str, body: Any) -> Any:
 def test_any_body_of_recommend_is_answered_as_described(client: TestClient, body: Any) -> None:
     response = post(client, "/recommend", body)
     if response.status_code == 200:
-        answer = RecommendBatchAnswer if "requests" in body else RecommendAnswer
-        answer.model_validate_json(response.content)
+        if "requests" in body:
+            RecommendBatchAnswer.model_validate_json(response.content)
+        else:
+            kind = ValidAnswer if body.get("validate_only") else RecommendAnswer
+            kind.model_validate_json(response.content)
         assert "internal" not in response.text
 
 

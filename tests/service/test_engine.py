@@ -3,12 +3,15 @@
 import math
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import wait
 
 import pytest
 
-from service.engine import Engine
-from service.errors import DeadlineError, NotReadyError, QueueFullError
+from service.engine import Engine, EngineLimits
+from service.errors import DeadlineError, NotReadyError, OutOfMemoryError, QueueFullError
+from service.job_queue import Cost, one_each
 
 
 class Recorder:
@@ -18,12 +21,20 @@ class Recorder:
         self.batches: list[int] = []
         self.queue_seconds: list[float] = []
         self.compute_seconds: list[float] = []
+        self.work: list[int] = []
+        self.halved: list[str] = []
         self.drops: list[str] = []
         self.deaths: list[BaseException] = []
 
     def batch_started(self, rows: int, queue_seconds: Sequence[float]) -> None:
         self.batches.append(rows)
         self.queue_seconds += queue_seconds
+
+    def batch_work(self, work: int) -> None:
+        self.work.append(work)
+
+    def batch_halved(self, reason: str) -> None:
+        self.halved.append(reason)
 
     def batch_ended(self, rows: int, compute_seconds: float) -> None:
         self.compute_seconds.append(compute_seconds)
@@ -74,8 +85,15 @@ def doubler() -> Iterator[Doubler]:
 def build(recorder: Recorder, doubler: Doubler) -> Iterator[Build]:
     engines: list[Engine[int, int]] = []
 
-    def make(max_queue: int = 100, max_batch: int = 4) -> Engine[int, int]:
-        engines.append(Engine("test", doubler, max_queue=max_queue, max_batch=max_batch, observer=recorder))
+    def make(
+        queue_rows: int = 100,
+        batch_work: int = 4,
+        queue_work: int = 1000,
+        cost: Callable[[int], Cost] = one_each,
+        **limits: float,
+    ) -> Engine[int, int]:
+        bounds = EngineLimits(queue_rows, queue_work, batch_work, **limits)
+        engines.append(Engine("test", doubler, limits=bounds, observer=recorder, cost=cost))
         engines[-1].start()
         return engines[-1]
 
@@ -96,8 +114,8 @@ def test_answers_come_back_in_the_order_of_the_questions(build: Build) -> None:
     assert [future.result(20) for future in futures] == [2, 4, 6, 8, 10, 12]
 
 
-def test_a_batch_is_what_waits_up_to_max_batch(build: Build, doubler: Doubler) -> None:
-    engine = build(max_batch=4)
+def test_a_batch_is_what_waits_up_to_its_budget(build: Build, doubler: Doubler) -> None:
+    engine = build(batch_work=4)
     hold(engine, doubler)
     futures = engine.submit([1, 2, 3], math.inf) + engine.submit([4, 5], math.inf)
     doubler.go.set()
@@ -106,7 +124,7 @@ def test_a_batch_is_what_waits_up_to_max_batch(build: Build, doubler: Doubler) -
 
 
 def test_a_lone_question_does_not_wait_for_company(build: Build, doubler: Doubler) -> None:
-    assert build(max_batch=4).submit([1], math.inf)[0].result(20) == 2
+    assert build(batch_work=4, wait_seconds=60).submit([1], math.inf)[0].result(20) == 2
     assert doubler.seen == [[1]]
 
 
@@ -148,7 +166,7 @@ def test_an_expired_question_is_never_computed(build: Build, doubler: Doubler, r
 
 
 def test_a_full_queue_takes_all_of_a_request_or_nothing(build: Build, doubler: Doubler) -> None:
-    engine = build(max_queue=3)
+    engine = build(queue_rows=3)
     hold(engine, doubler)
     engine.submit([1, 2], math.inf)
     with pytest.raises(QueueFullError) as refused:
@@ -159,7 +177,7 @@ def test_a_full_queue_takes_all_of_a_request_or_nothing(build: Build, doubler: D
 
 
 def test_cancelled_questions_do_not_keep_a_queue_full(build: Build, doubler: Doubler) -> None:
-    engine = build(max_queue=2)
+    engine = build(queue_rows=2)
     hold(engine, doubler)
     for future in engine.submit([1, 2], math.inf):
         future.cancel()
@@ -176,7 +194,7 @@ def test_a_question_that_fails_does_not_fail_its_neighbours(build: Build, double
     assert [first.result(20), third.result(20)] == [2, 6]
     with pytest.raises(ValueError, match="13"):
         bad.result(20)
-    assert doubler.seen == [[0], [1, 13, 3], [1], [13], [3]]
+    assert doubler.seen == [[0], [1, 13, 3], [1], [13, 3], [13], [3]]
     assert engine.alive
 
 
@@ -195,7 +213,7 @@ def test_a_question_that_expires_while_its_batch_fails_is_not_computed_again(
             monkeypatch.setattr(time, "monotonic", lambda: now + 1000.0)
         return inner(questions)
 
-    engine._answer = slow
+    engine._runner._answer = slow
     doubler.go.set()
     with pytest.raises(ValueError, match="13"):
         bad.result(20)
@@ -205,7 +223,7 @@ def test_a_question_that_expires_while_its_batch_fails_is_not_computed_again(
 
 
 def test_too_few_answers_fail_the_questions_and_not_the_loop(recorder: Recorder) -> None:
-    engine: Engine[int, int] = Engine("test", lambda questions: [], max_queue=9, max_batch=4, observer=recorder)
+    engine: Engine[int, int] = Engine("test", lambda questions: [], limits=EngineLimits(9, 9, 4), observer=recorder)
     engine.start()
     with pytest.raises(ValueError, match="zip"):
         engine.submit([1], math.inf)[0].result(20)
@@ -284,3 +302,232 @@ def test_waiting_and_computing_are_measured_apart(build: Build, doubler: Doubler
     assert len(recorder.queue_seconds) == 3
     assert min(recorder.queue_seconds[1:]) >= 0.05
     assert recorder.compute_seconds[0] >= 0.05
+
+
+def numbered(question: int) -> Cost:
+    """A question costs what it is."""
+    return Cost(added=question)
+
+
+def test_a_batch_is_bounded_by_work_and_the_oldest_row_always_goes(build: Build, doubler: Doubler) -> None:
+    engine = build(batch_work=10, cost=numbered)
+    hold(engine, doubler)
+    futures = [engine.submit([question], math.inf)[0] for question in (50, 6, 5, 4)]
+    doubler.go.set()
+    assert [future.result(20) for future in futures] == [100, 12, 10, 8]
+    assert doubler.seen == [[0], [50], [6, 4], [5]]
+
+
+def test_a_queue_is_full_by_work_too(build: Build, doubler: Doubler) -> None:
+    engine = build(queue_work=10, cost=numbered)
+    hold(engine, doubler)
+    engine.submit([7], math.inf)
+    with pytest.raises(QueueFullError):
+        engine.submit([4], math.inf)
+    assert engine.waiting_work == 7
+    assert not engine.full
+    assert engine.submit([3], math.inf)
+    assert engine.full
+
+
+def test_a_full_queue_says_when_it_will_be_computed_at_the_measured_rate(
+    build: Build, doubler: Doubler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = build(queue_rows=4)
+    now = time.monotonic()
+    clock = [now]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    inner = doubler.__call__
+
+    def slow(questions: Sequence[int]) -> list[int]:
+        clock[0] += 3.0 * len(questions)
+        return inner(questions)
+
+    engine._runner._answer = slow
+    for future in engine.submit([1, 2], math.inf):
+        future.result(20)
+    hold(engine, doubler)
+    engine.submit([1, 2, 3, 4], math.inf)
+    with pytest.raises(QueueFullError, match="retry in 12 s") as refused:
+        engine.submit([5], math.inf)
+    assert refused.value.retry_after == 12
+
+
+def test_a_small_request_overtakes_the_rows_of_a_large_one_that_could_not_have_been_computed_yet(
+    build: Build, doubler: Doubler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = build(batch_work=2)
+    clock = [time.monotonic()]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    inner = doubler.__call__
+
+    def slow(questions: Sequence[int]) -> list[int]:
+        clock[0] += 1.0 * len(questions)
+        return inner(questions)
+
+    engine._runner._answer = slow
+    engine.submit([9], math.inf)[0].result(20)
+    hold(engine, doubler)
+    large = engine.submit([1, 2, 3, 4, 5], math.inf)
+    clock[0] += 1.5  # rows 1 and 2 would have been begun by now
+    small = engine.submit([6], math.inf)
+    doubler.go.set()
+    for future in small + large:
+        future.result(20)
+    assert doubler.seen[2:] == [[1, 2], [6, 3], [4, 5]]
+
+
+class Greedy(Doubler):
+    """Has memory for two questions at a time; 1000 is too much alone."""
+
+    def __call__(self, questions: Sequence[int]) -> list[int]:
+        answers = super().__call__(questions)
+        if len(questions) > 2 or 1000 in questions:
+            raise MemoryError
+        return answers
+
+
+@pytest.fixture
+def greedy(build: Build) -> Iterator[tuple[Engine[int, int], Greedy]]:
+    engine, greedy = build(batch_work=4), Greedy()
+    engine._runner._answer = greedy
+    yield engine, greedy
+    greedy.go.set()
+
+
+def test_a_batch_that_memory_is_short_for_is_halved_and_so_are_the_next_ones(
+    greedy: tuple[Engine[int, int], Greedy], recorder: Recorder
+) -> None:
+    engine, answer = greedy
+    hold(engine, answer)
+    futures = engine.submit([1, 2, 3, 4, 5, 6], math.inf)
+    answer.go.set()
+    assert [future.result(20) for future in futures] == [2, 4, 6, 8, 10, 12]
+    futures = engine.submit([7, 8, 9, 10], math.inf)
+    assert [future.result(20) for future in futures] == [14, 16, 18, 20]
+    assert answer.seen[:4] == [[0], [1, 2, 3, 4], [1, 2], [3, 4]]
+    assert max(map(len, answer.seen[4:])) == 2
+    assert recorder.halved == ["out_of_memory"]
+
+
+def test_a_row_that_memory_is_short_for_alone_says_so_and_its_neighbours_go_on(
+    greedy: tuple[Engine[int, int], Greedy],
+) -> None:
+    engine, answer = greedy
+    hold(engine, answer)
+    first, large = engine.submit([1, 1000], math.inf)
+    answer.go.set()
+    assert first.result(20) == 2
+    with pytest.raises(OutOfMemoryError) as error:
+        large.result(20)
+    assert error.value.retryable
+
+
+def test_a_retry_does_not_hold_what_the_failed_batch_had_in_memory(build: Build, doubler: Doubler) -> None:
+    engine = build()
+    held: list[weakref.ref[Doubler]] = []
+
+    def wasteful(questions: Sequence[int]) -> list[int]:
+        tensor = Doubler()
+        if len(questions) > 1:
+            held.append(weakref.ref(tensor))
+            raise MemoryError
+        return [int(held[0]() is not None) for _ in questions]
+
+    engine._runner._answer = wasteful
+    assert [future.result(20) for future in engine.submit([1, 2], math.inf)] == [0, 0]
+
+
+def test_a_batch_that_is_over_counts_as_progress_and_one_that_runs_too_long_is_not_alive(
+    build: Build, doubler: Doubler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = build(queue_rows=2, stuck_seconds=5)
+    before = engine.last_progress
+    assert engine.busy_since is None
+    hold(engine, doubler)
+    [waiting, other] = engine.submit([1, 2], math.inf)
+    assert engine.busy_since is not None
+    assert engine.alive, "a full queue is no reason to be killed"
+    now = time.monotonic()
+    with monkeypatch.context() as later:
+        later.setattr(time, "monotonic", lambda: now + 6)
+        assert not engine.alive
+        with pytest.raises(NotReadyError):
+            engine.submit([3], math.inf)
+    doubler.go.set()
+    waiting.result(20)
+    other.result(20)
+    engine.between_batches(lambda: None).result(20)
+    assert engine.alive
+    assert engine.last_progress > before
+
+
+def test_draining_computes_what_waits_and_takes_nothing_more(build: Build, doubler: Doubler) -> None:
+    engine = build()
+    hold(engine, doubler)
+    [waiting] = engine.submit([1], math.inf)
+    ended: list[bool] = []
+    stopper = threading.Thread(target=lambda: ended.append(engine.stop(drain=True, grace_seconds=20)))
+    stopper.start()
+    while engine.alive:
+        pass
+    with pytest.raises(NotReadyError):
+        engine.submit([2], math.inf)
+    doubler.go.set()
+    stopper.join(20)
+    assert waiting.result(20) == 2
+    assert ended == [True]
+
+
+def test_what_waits_when_the_grace_of_a_drain_is_over_is_refused(build: Build, doubler: Doubler) -> None:
+    engine = build(batch_work=1)
+    hold(engine, doubler)
+    [waiting] = engine.submit([1], math.inf)
+    stopper = threading.Thread(target=engine.stop, kwargs={"drain": True, "grace_seconds": 0.001})
+    stopper.start()
+    stopper.join(0.1)
+    doubler.go.set()
+    stopper.join(20)
+    with pytest.raises(NotReadyError):
+        waiting.result(20)
+
+
+def test_requests_that_were_answered_together_are_waited_for_together(
+    build: Build, doubler: Doubler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = build(wait_seconds=60)
+    hold(engine, doubler)
+    futures = engine.submit([1], math.inf) + engine.submit([2], math.inf)
+    monkeypatch.setattr("service.pacing._GAP_SHARE", math.inf)
+    monkeypatch.setattr("service.pacing._WAIT_SHARE", math.inf)
+    doubler.go.set()
+    for future in futures:
+        future.result(20)
+    [first] = engine.submit([3], math.inf)
+    assert not wait([first], timeout=0.05).done
+    [second] = engine.submit([4], math.inf)
+    assert [first.result(20), second.result(20)] == [6, 8]
+    assert doubler.seen[-1] == [3, 4]
+
+
+def test_limits_that_let_nothing_in_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        EngineLimits(queue_rows=1, queue_work=0, batch_work=1)
+
+
+def test_a_flood_does_not_search_a_full_queue_every_time(
+    build: Build, doubler: Doubler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = build(queue_rows=1)
+    hold(engine, doubler)
+    [waiting] = engine.submit([1], math.inf)
+    now = time.monotonic()
+    clock = [now]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    with pytest.raises(QueueFullError):
+        engine.submit([2], math.inf)
+    waiting.cancel()
+    with pytest.raises(QueueFullError):
+        engine.submit([2], math.inf)
+    clock[0] += 0.03
+    assert engine.submit([2], math.inf)

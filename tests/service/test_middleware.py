@@ -12,7 +12,9 @@ from starlette.types import Message, Receive, Scope, Send
 from service.errors import ClientGoneError
 from service.logs import make_logger
 from service.metrics import Metrics
-from service.middleware import BodyLimitMiddleware, RequestContextMiddleware
+from service.middleware import RequestContextMiddleware
+from service.security.body import BodyLimitMiddleware
+from service.tracing import NoTracing
 from tests.service.fakes import FakeModel
 
 Serve = Callable[..., TestClient]
@@ -36,6 +38,8 @@ def test_a_request_id_is_made_where_none_or_an_unsafe_one_is_given(client: TestC
 def test_every_answer_has_security_headers_and_an_id(client: TestClient, path: str) -> None:
     headers = client.get(path).headers
     assert (headers["x-content-type-options"], headers["cache-control"]) == ("nosniff", "no-store")
+    assert headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
+    assert (headers["x-frame-options"], headers["cross-origin-resource-policy"]) == ("DENY", "same-origin")
     assert headers["x-request-id"]
 
 
@@ -124,7 +128,7 @@ def test_a_body_over_the_limit_is_not_read_to_its_end() -> None:
     async def never(scope: Scope, receive: Receive, send: Send) -> None:
         raise AssertionError
 
-    sent = asyncio.run(_call(BodyLimitMiddleware(never, 1024, Metrics()), receive))
+    sent = asyncio.run(_call(BodyLimitMiddleware(never, 1024, 10_000, Metrics()), receive))
     assert sent[0]["status"] == 413
     assert read == 2
 
@@ -136,8 +140,38 @@ def test_a_client_that_goes_while_it_sends_is_told_nothing_and_reaches_no_route(
     async def never(scope: Scope, receive: Receive, send: Send) -> None:
         raise AssertionError
 
-    sent = asyncio.run(_call(BodyLimitMiddleware(never, 1024, Metrics()), receive))
+    sent = asyncio.run(_call(BodyLimitMiddleware(never, 1024, 10_000, Metrics()), receive))
     assert sent[0]["status"] == ClientGoneError.status
+
+
+def test_a_body_that_does_not_come_is_a_408_that_ends_the_connection() -> None:
+    sent_parts = [{"type": "http.request", "body": b"{", "more_body": True}]
+
+    async def receive() -> Message:
+        if sent_parts:
+            return sent_parts.pop()
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    async def never(scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError
+
+    sent = asyncio.run(_call(BodyLimitMiddleware(never, 1024, 20, Metrics()), receive))
+    assert sent[0]["status"] == 408
+    assert (b"connection", b"close") in sent[0]["headers"]
+    assert json.loads(sent[1]["body"])["error"]["code"] == "body_timeout"
+
+
+def test_the_time_of_a_body_is_not_that_of_its_answer() -> None:
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0.1)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    sent = asyncio.run(_call(BodyLimitMiddleware(slow, 1024, 20, Metrics()), receive))
+    assert sent[0]["status"] == 200
 
 
 def test_an_error_that_nobody_expected_is_a_500_in_the_one_shape_and_its_text_stays_in_the_log() -> None:
@@ -152,7 +186,7 @@ def test_an_error_that_nobody_expected_is_a_500_in_the_one_shape_and_its_text_st
 
     log = StringIO()
     metrics = Metrics()
-    sent = asyncio.run(_call(RequestContextMiddleware(broken, metrics, make_logger("info", log)), receive))
+    sent = asyncio.run(_call(RequestContextMiddleware(broken, metrics, make_logger("info", log), NoTracing()), receive))
     assert sent[0]["status"] == 500
     body = json.loads(sent[1]["body"])
     assert (body["error"]["code"], body["error"]["retryable"]) == ("internal", False)

@@ -1,6 +1,7 @@
 """POST /recommend."""
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -9,12 +10,20 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from sidera.errors import UnknownDomainError
+from sidera.decoding.diversity import Diversity
+from sidera.decoding.sampling import Sampling
+from sidera.errors import FilterError, UnknownDomainError
+from sidera.explain.item_explanation import CodeProbability, HistoryEffect, ItemExplanation, Parts
+from sidera.items.conditions import conditions_of
 from sidera.recommender import Query
 from tests.service.fakes import FakeModel, Gate
 
 Serve = Callable[..., TestClient]
 JSON = {"content-type": "application/json"}
+
+
+def assert_set(event: threading.Event) -> None:
+    assert event.wait(20)
 
 
 def error_of(response: Any) -> dict[str, Any]:
@@ -57,6 +66,7 @@ def test_the_defaults_are_ten_items_and_an_excluded_history(client: TestClient, 
     assert [item["item_id"] for item in answer["items"]] == [f"drama-{n}" for n in range(1, 6)]
     assert answer["fallback"] is None
     assert model.batches[-1] == [Query("drama", (("drama", "drama-0"), ("comedy", "comedy-1")), 10)]
+    assert model.checked[-1] == model.batches[-1][0]
 
 
 def test_every_field_reaches_the_recommender(client: TestClient, model: FakeModel) -> None:
@@ -67,9 +77,29 @@ def test_every_field_reaches_the_recommender(client: TestClient, model: FakeMode
         "exclude": ["drama-1"],
         "exclude_history": False,
         "beam_width": 50,
+        "allow": ["drama-2", "drama-3"],
+        "filters": {"price": {"min": 5, "max": 7.5}, "categories": ["Film", "Western"], "new": True},
+        "diversity": {"max_per_prefix": 2, "prefix_length": 1},
+        "sampling": {"seed": 7, "temperature": 2},
+        "explain": True,
     }
     assert client.post("/recommend", json=body).status_code == 200
-    assert model.batches[-1] == [Query("drama", (("drama", "drama-0"),), 3, frozenset({"drama-1"}), False, 50)]
+    conditions = conditions_of({"categories": ["Film", "Western"], "new": True, "price": {"min": 5, "max": 7.5}})
+    assert model.batches[-1] == [
+        Query(
+            domain="drama",
+            history=(("drama", "drama-0"),),
+            num_results=3,
+            exclude=frozenset({"drama-1"}),
+            exclude_history=False,
+            beam_width=50,
+            conditions=conditions,
+            only=frozenset({"drama-2", "drama-3"}),
+            diversity=Diversity(2, 1),
+            sampling=Sampling(7, 2.0),
+            explain=True,
+        )
+    ]
 
 
 def test_unknown_history_items_come_back_in_missing_ids(client: TestClient) -> None:
@@ -110,16 +140,54 @@ def test_an_item_without_a_title_has_no_title_field(client: TestClient) -> None:
         ({"domain": ""}, "domain"),
         ({"domain": None}, "domain"),
         ({"domain": "\ud800"}, "domain"),
+        ({"allow": []}, "allow"),
+        ({"allow": ["a"] * 4}, "allow"),
+        ({"allow": [""]}, "allow.0"),
+        ({"filters": []}, "filters"),
+        ({"filters": {"a": 1, "b": 2, "c": 3}}, "filters"),
+        ({"filters": {"a": [1, 2, 3], "b": 4}}, "filters"),
+        ({"filters": {"a": []}}, "filters.a"),
+        ({"filters": {"a": None}}, "filters.a"),
+        ({"filters": {"a": [[1]]}}, "filters.a"),
+        ({"filters": {"a": float("nan")}}, "filters.a"),
+        ({"filters": {"a": {}}}, "filters.a"),
+        ({"filters": {"a": {"least": 1}}}, "filters.a"),
+        ({"filters": {"a": {"min": "1"}}}, "filters.a"),
+        ({"filters": {"a": {"min": 2, "max": 1}}}, "filters.a"),
+        ({"filters": {"\ud800": 1}}, "filters.\ufffd\ufffd\ufffd"),
+        ({"filters": {"year": {"min": 1990}}}, "filters.year"),
+        ({"diversity": 2}, "diversity"),
+        ({"diversity": {}}, "diversity.max_per_prefix"),
+        ({"diversity": {"max_per_prefix": 0}}, "diversity.max_per_prefix"),
+        ({"diversity": {"max_per_prefix": 10**30}}, "diversity.max_per_prefix"),
+        ({"diversity": {"max_per_prefix": 1, "prefix_length": 0}}, "diversity.prefix_length"),
+        ({"diversity": {"max_per_prefix": 1, "prefix_length": 3}}, "diversity.prefix_length"),
+        ({"sampling": {}}, "sampling.seed"),
+        ({"sampling": {"seed": -1}}, "sampling.seed"),
+        ({"sampling": {"seed": 2**63}}, "sampling.seed"),
+        ({"sampling": {"seed": 1, "temperature": 0}}, "sampling.temperature"),
+        ({"sampling": {"seed": 1, "temperature": float("nan")}}, "sampling.temperature"),
+        ({"explain": 1}, "explain"),
+        ({"explain": True, "num_results": 6}, "explain"),
+        ({"validate_only": "yes"}, "validate_only"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_path_of_its_field(
     serve: Serve, change: dict[str, Any], field: str
 ) -> None:
-    client = serve(max_history_items=4, max_exclude_items=3)
+    client = serve(
+        max_history_items=4,
+        max_exclude_items=3,
+        max_allow_items=3,
+        max_filters=2,
+        max_filter_values=3,
+        max_explained_items=5,
+    )
     response = client.post("/recommend", content=json.dumps({"domain": "drama"} | change), headers=JSON)
     assert response.status_code == 422
     error = error_of(response)
     assert (error["code"], error["field"], error["retryable"]) == ("invalid_request", field, False)
+    assert "Input should" not in error["message"], "the sentence is ours"
 
 
 def test_a_field_name_that_is_no_text_is_refused_in_the_one_shape(client: TestClient) -> None:
@@ -286,3 +354,169 @@ def test_a_full_queue_is_a_429_with_retry_after_while_what_was_accepted_goes_on(
     error = error_of(response)
     assert (error["code"], error["retryable"]) == ("queue_full", True)
     assert answers == [200, 200, 200]
+
+
+def test_a_request_to_validate_only_is_checked_and_not_computed(client: TestClient, model: FakeModel) -> None:
+    computed = len(model.batches)
+    body = {
+        "domain": "drama",
+        "history": [{"item_id": "drama-0"}, {"item_id": "nope"}],
+        "beam_width": 30,
+        "validate_only": True,
+    }
+    response = client.post("/recommend", json=body)
+    assert response.status_code == 200
+    answer = response.json()
+    assert answer.pop("request_id") == response.headers["x-request-id"]
+    assert answer == {
+        "valid": True,
+        "tokens": 2 * 3 + 1 + 30,
+        "missing_ids": ["nope"],
+        "domain": "drama",
+        "bundle_version": "bundle-1",
+        "catalog_version": 1,
+    }
+    assert len(model.batches) == computed
+    assert client.post("/recommend", json=body | {"filters": {"year": 1}}).status_code == 422
+
+
+def test_rows_to_validate_stand_beside_rows_to_compute(client: TestClient, model: FakeModel) -> None:
+    rows = [
+        {"domain": "drama", "validate_only": True},
+        {"domain": "comedy", "num_results": 1},
+        {"domain": "cinema", "validate_only": True},
+    ]
+    first, second, third = client.post("/recommend", json={"requests": rows}).json()["results"]
+    assert first["valid"]
+    assert second["items"][0]["item_id"] == "comedy-0"
+    assert third["error"]["code"] == "unknown_domain"
+    assert [query.domain for query in model.batches[-1]] == ["comedy"]
+
+
+def test_the_work_of_a_request_is_bounded_in_tokens(serve: Serve, model: FakeModel) -> None:
+    client = serve(model, max_request_tokens=50)
+    assert client.post("/recommend", json={"domain": "drama", "beam_width": 49}).status_code == 200
+    computed = len(model.batches)
+    for body in (
+        {"domain": "drama", "beam_width": 50},
+        {"domain": "drama", "beam_width": 50, "validate_only": True},
+        {"requests": [{"domain": "drama"}, {"domain": "comedy"}, {"domain": "drama"}]},
+    ):
+        response = client.post("/recommend", json=body)
+        assert response.status_code == 422
+        assert "at most 50 are allowed" in error_of(response)["message"]
+    assert len(model.batches) == computed
+
+
+def test_a_filter_is_made_ready_away_from_the_engine_and_the_event_loop(serve: Serve, model: FakeModel) -> None:
+    client = serve(model)
+    checked_by: list[str] = []
+    entered, go = threading.Event(), threading.Event()
+
+    def hold(query: Query) -> None:
+        if query.conditions:
+            checked_by.append(threading.current_thread().name)
+            entered.set()
+            assert go.wait(20)
+
+    model.before_check = hold
+    answers: list[int] = []
+
+    def ask() -> None:
+        answers.append(client.post("/recommend", json={"domain": "drama", "filters": {"a": 1}}).status_code)
+
+    slow = threading.Thread(target=ask)
+    slow.start()
+    assert entered.wait(20)
+    assert client.post("/recommend", json={"domain": "drama"}).status_code == 200
+    assert not answers
+    go.set()
+    slow.join(20)
+    assert answers == [200]
+    assert checked_by[0].startswith("checker")
+
+
+def test_a_filter_that_is_not_ready_at_the_deadline_is_a_504_and_is_never_computed(
+    serve: Serve, model: FakeModel
+) -> None:
+    client = serve(model)
+    computed = len(model.batches)
+    go = threading.Event()
+    model.before_check = lambda query: assert_set(go)
+    headers = {"x-sidera-deadline-ms": "50"}
+    response = client.post("/recommend", json={"domain": "drama", "filters": {"a": 1}}, headers=headers)
+    go.set()
+    assert response.status_code == 504
+    assert len(model.batches) == computed
+
+
+def test_a_field_that_vanished_after_the_check_is_a_422(client: TestClient, model: FakeModel) -> None:
+    def refuse(queries: Sequence[Query]) -> None:
+        raise FilterError("no item has the field 'a'", "a")
+
+    model.before_recommend = refuse
+    response = client.post("/recommend", json={"domain": "drama", "filters": {"a": 1}})
+    assert response.status_code == 422
+    assert error_of(response)["field"] == "filters.a"
+
+
+def test_the_header_shortens_the_deadline(serve: Serve, model: FakeModel) -> None:
+    client = serve(model)
+    gate = Gate(model)
+    response = client.post("/recommend", json={"domain": "drama"}, headers={"x-sidera-deadline-ms": "50"})
+    gate.open()
+    assert response.status_code == 504
+
+
+def test_the_header_cannot_lengthen_the_deadline(serve: Serve, model: FakeModel) -> None:
+    client = serve(model, deadline_ms=50)
+    gate = Gate(model)
+    response = client.post("/recommend", json={"domain": "drama"}, headers={"x-sidera-deadline-ms": "9" * 30})
+    gate.open()
+    assert response.status_code == 504
+
+
+@pytest.mark.parametrize("value", ["0", "-5", "soon", "1.5", ""])
+def test_a_deadline_that_is_none_is_refused(client: TestClient, value: str) -> None:
+    response = client.post("/recommend", json={"domain": "drama"}, headers={"x-sidera-deadline-ms": value})
+    assert response.status_code == 422
+    assert error_of(response)["field"] == "X-Sidera-Deadline-Ms"
+
+
+def test_memory_that_is_short_for_one_row_is_a_503_that_may_be_retried(client: TestClient, model: FakeModel) -> None:
+    def fill(queries: Sequence[Query]) -> None:
+        if any(query.num_results == 7 for query in queries):
+            raise MemoryError
+
+    model.before_recommend = fill
+    body = {"requests": [{"domain": "drama", "num_results": 7}, {"domain": "comedy"}]}
+    first, second = client.post("/recommend", json=body).json()["results"]
+    assert (first["error"]["code"], first["error"]["retryable"]) == ("out_of_memory", True)
+    assert len(second["items"]) == 3
+
+
+def test_explanations_come_with_the_items(client: TestClient, model: FakeModel) -> None:
+    model.explanation = ItemExplanation(
+        codes=(CodeProbability(0, 0.5, None), CodeProbability(3, 0.25, 0.125)),
+        gamma=0.5,
+        parts=Parts(0.1, 0.2, 0.3, 0.4),
+        history=(HistoryEffect(0, "drama", "drama-1", math.inf), HistoryEffect(1, "drama", "drama-2", -0.5)),
+    )
+    body = {"domain": "drama", "num_results": 1, "explain": True}
+    [item] = client.post("/recommend", json=body).json()["items"]
+    assert item["explanation"] == {
+        "codes": [{"code": 0, "universal": 0.5, "domain": None}, {"code": 3, "universal": 0.25, "domain": 0.125}],
+        "gamma": 0.5,
+        "parts": {"language_model": 0.1, "followed": 0.2, "alike": 0.3, "popular": 0.4},
+        "history": [
+            {"place": 0, "domain": "drama", "item_id": "drama-1", "effect": None},
+            {"place": 1, "domain": "drama", "item_id": "drama-2", "effect": -0.5},
+        ],
+    }
+
+
+def test_short_answers_are_counted(client: TestClient) -> None:
+    client.post("/recommend", json={"domain": "comedy", "num_results": 3})
+    assert "sidera_short_results_total 0.0" in client.get("/metrics").text
+    client.post("/recommend", json={"domain": "comedy", "num_results": 4})
+    assert "sidera_short_results_total 1.0" in client.get("/metrics").text

@@ -10,13 +10,13 @@ import pytest
 from starlette.testclient import TestClient
 
 from service.app import create_app
-from service.errors import StartError
+from service.catalog.store import SqlStore
+from service.errors import StartError, StoreUnavailableError
 from service.model import Model
 from service.settings import Settings
-from service.store import SqliteStore
 from sidera.errors import BundleError
 from sidera.recommender import Query
-from tests.service.fakes import FakeModel, bundle_items, film, serving, settings
+from tests.service.fakes import FakeModel, Gate, bundle_items, film, serving, settings
 
 Serve = Callable[..., TestClient]
 
@@ -37,7 +37,7 @@ def start(tmp_path: Path, load: Callable[[Settings], Model], outcome: Outcome) -
     app = create_app(
         settings(),
         load=load,
-        store=lambda _: SqliteStore(str(tmp_path / "items.db")),
+        store=lambda _: SqlStore(str(tmp_path / "items.db")),
         on_outcome=outcome,
     )
     return TestClient(app, raise_server_exceptions=False)
@@ -75,7 +75,7 @@ def test_a_service_is_live_at_once_and_ready_once_its_bundle_is_loaded(tmp_path:
     [
         (StartError("the bundle cannot be served: x"), "the bundle cannot be served: x"),
         (BundleError("manifest.json is missing"), "manifest.json is missing"),
-        (RuntimeError("odd"), "the service cannot start: RuntimeError: odd"),
+        (RuntimeError("odd"), "the bundle cannot be served: RuntimeError: odd"),
     ],
 )
 def test_a_bundle_that_cannot_be_loaded_is_one_sentence_for_the_operator_and_a_503_without_it_for_clients(
@@ -171,3 +171,55 @@ def test_a_stopped_service_leaves_no_thread_behind(tmp_path: Path) -> None:
     with serving(tmp_path / "items.db"):
         assert {"engine-recommend", "engine-tokenize"} <= {thread.name for thread in threading.enumerate()}
     assert {thread.name for thread in set(threading.enumerate()) - before if thread.name.startswith("engine")} == set()
+
+
+def test_a_full_queue_makes_the_service_not_ready_but_never_not_live(serve: Serve, model: FakeModel) -> None:
+    client = serve(model, max_queue=2, max_rows=2)
+    gate = Gate(model)
+    rows = {"requests": [{"domain": "drama"}, {"domain": "drama"}]}
+    asking = [threading.Thread(target=client.post, args=("/recommend",), kwargs={"json": rows})]
+    asking[0].start()
+    assert gate.entered.wait(20)
+    asking.append(threading.Thread(target=client.post, args=("/recommend",), kwargs={"json": rows}))
+    asking[1].start()
+    while client.get("/health/ready").status_code == 200:
+        time.sleep(0.005)
+    assert client.get("/health/ready").json()["error"]["code"] == "not_ready"
+    assert client.get("/health/live").status_code == 200
+    assert client.post("/recommend", json=rows).status_code == 429
+    gate.open()
+    for thread in asking:
+        thread.join(20)
+    assert client.get("/health/ready").status_code == 200
+
+
+def test_a_batch_that_hangs_makes_the_service_not_live_until_it_ends(serve: Serve, model: FakeModel) -> None:
+    client = serve(model, stuck_ms=1000)
+    gate = Gate(model)
+    asking = threading.Thread(target=client.post, args=("/recommend",), kwargs={"json": {"domain": "drama"}})
+    asking.start()
+    assert gate.entered.wait(20)
+    while client.get("/health/live").status_code == 200:
+        time.sleep(0.01)
+    assert client.get("/health/ready").status_code == 503
+    gate.open()
+    asking.join(20)
+    assert client.get("/health/live").status_code == 200
+
+
+def test_a_database_that_does_not_answer_keeps_the_service_ready_with_what_it_has(tmp_path: Path) -> None:
+    class Down(SqlStore):
+        """It answers until it is down."""
+
+        down = False
+
+        def version(self) -> int:
+            if self.down:
+                raise StoreUnavailableError("the database does not answer")
+            return super().version()
+
+    store = Down(str(tmp_path / "items.db"))
+    with serving(tmp_path / "items.db", store=lambda _: store) as client:
+        store.down = True
+        assert client.get("/health/ready").status_code == 200
+        assert client.post("/recommend", json={"domain": "drama"}).status_code == 200

@@ -41,6 +41,11 @@ def test_a_queue_that_never_takes_a_full_batch_request_is_refused() -> None:
         Settings(bundle=Path("b"), max_queue=10, max_rows=11)
 
 
+def test_a_queue_that_never_takes_a_request_of_much_work_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"max_queue_tokens .10. is smaller than max_request_tokens .11."):
+        Settings(bundle=Path("b"), max_queue_tokens=10, max_request_tokens=11)
+
+
 def test_no_setting_allows_more_results_than_the_api(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValidationError):
         Settings(bundle=Path("b"), max_num_results=101)

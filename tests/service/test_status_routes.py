@@ -65,7 +65,8 @@ def test_the_description_is_served_for_programs_and_for_people(client: TestClien
 
 def test_the_page_for_people_loads_nothing_and_runs_nothing(client: TestClient) -> None:
     page = client.get("/docs")
-    assert page.headers["content-security-policy"] == "default-src 'none'; style-src 'unsafe-inline'"
+    policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+    assert page.headers["content-security-policy"] == policy
     assert re.findall(r"<script|src=|https?://", page.text) == []
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from service.catalog.rows import Changes
+from service.catalog.store import SqlStore
 from service.errors import StaleCatalogError
-from service.store import Changes, SqliteStore
 from tests.service.fakes import FakeModel, serving
 
 Serve = Callable[..., TestClient]
@@ -198,7 +199,7 @@ def test_a_domain_too_many_is_a_409(serve: Serve) -> None:
     assert response.json()["error"]["code"] == "domain_limit"
 
 
-class AlwaysStale(SqliteStore):
+class AlwaysStale(SqlStore):
     """Another process is always faster."""
 
     def commit(self, changes: Changes, *, tokenizer: str, expected_version: int, version: int) -> None:
@@ -218,7 +219,7 @@ def test_a_catalog_that_others_keep_changing_is_a_retryable_409(serve: Serve, tm
 
 
 def test_a_database_that_fails_is_a_500_without_its_text(serve: Serve, tmp_path: Path) -> None:
-    class Broken(SqliteStore):
+    class Broken(SqlStore):
         def commit(self, changes: Changes, *, tokenizer: str, expected_version: int, version: int) -> None:
             raise OSError("/secret/path is full")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import uvicorn
 
 from service.app import create_app
-from service.store import SqliteStore
+from service.catalog.store import SqlStore
 from tests.service.fakes import FakeModel, Gate, settings
 
 
@@ -23,7 +23,7 @@ def listening(tmp_path: Path, model: FakeModel) -> Iterator[int]:
     app = create_app(
         settings(),
         load=lambda _: model,
-        store=lambda _: SqliteStore(str(tmp_path / "items.db")),
+        store=lambda _: SqlStore(str(tmp_path / "items.db")),
         on_outcome=lambda failure: ready.set(),
     )
     with socket.create_server(("127.0.0.1", 0)) as listener:

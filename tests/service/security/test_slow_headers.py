@@ -1,0 +1,90 @@
+"""A connection whose headers do not come is ended; one that is answered, or slow to be answered, is not."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from service.security.slow_headers import impatient_protocol
+
+REQUEST = b"GET / HTTP/1.1\r\nhost: test\r\n\r\n"
+
+
+@contextlib.contextmanager
+def listening(timeout: float, answer_seconds: float = 0.0, **config: int) -> Iterator[socket.socket]:
+    """A connection to a server that answers every request."""
+    release = threading.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        import asyncio
+
+        await asyncio.sleep(answer_seconds)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(
+            uvicorn.Config(app, http=impatient_protocol(timeout), log_config=None, lifespan="off", **config)  # type: ignore[arg-type]
+        )
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            with socket.create_connection(listener.getsockname()) as client:
+                client.settimeout(20)
+                yield client
+        finally:
+            release.set()
+            server.should_exit = True
+            thread.join(20)
+
+
+def answer(client: socket.socket) -> bytes:
+    """All of an answer; it may come in parts."""
+    read = b""
+    while not read.endswith(b"ok"):
+        part = client.recv(1000)
+        assert part, read
+        read += part
+    return read
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nhost: te"])
+def test_a_connection_whose_first_headers_do_not_come_is_ended(begun: bytes) -> None:
+    with listening(0.2) as client:
+        client.sendall(begun)
+        assert client.recv(1000) == b""
+
+
+def test_headers_that_come_a_byte_at_a_time_do_not_put_the_end_off() -> None:
+    with listening(0.2) as client, contextlib.suppress(ConnectionError):
+        for byte in REQUEST[:-4]:
+            client.sendall(bytes([byte]))
+            time.sleep(0.05)
+        assert client.recv(1000) == b"", "ended before its headers were complete"
+
+
+def test_a_second_request_whose_headers_do_not_come_ends_a_connection_that_was_answered() -> None:
+    with listening(1.0) as client:
+        client.sendall(REQUEST)
+        assert answer(client).endswith(b"ok")
+        client.sendall(b"GET / HT")
+        assert client.recv(1000) == b""
+
+
+def test_an_answer_may_take_longer_than_headers_and_a_silent_connection_stays_open_after_it() -> None:
+    with listening(1.0, answer_seconds=1.2) as client:
+        for _ in range(2):
+            client.sendall(REQUEST)
+            assert answer(client).endswith(b"ok")
+            time.sleep(1.2)
+
+
+def test_headers_over_their_limit_are_refused() -> None:
+    with listening(20.0, h11_max_incomplete_event_size=1024) as client, contextlib.suppress(ConnectionError):
+        client.sendall(b"GET / HTTP/1.1\r\nhost: test\r\nx-long: " + b"x" * 5000)
+        assert client.recv(1000).startswith(b"HTTP/1.1 400 ")
