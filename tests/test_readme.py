@@ -12,8 +12,11 @@ import yaml
 from pydantic import BaseModel, TypeAdapter
 
 import service.cli
+import sidera_client.cli
 import training.cli
-from service.schemas import Info, RecommendAnswer, RecommendBody, TokenizeAnswer, TokenizeRequest
+from service.item_schemas import PatchRequest
+from service.recommend_schemas import RecommendAnswer, RecommendBody
+from service.schemas import Info, TokenizeAnswer, TokenizeRequest
 from sidera.cli import app as sidera_app
 
 ROOT = Path(__file__).parents[1]
@@ -49,9 +52,10 @@ def resolve(command: Any, words: list[str]) -> tuple[Any, list[str]]:
 
 @pytest.mark.parametrize("words", commands("sidera"), ids=" ".join)
 def test_every_sidera_command_of_the_readme_is_accepted(words: list[str]) -> None:
-    owners = dict.fromkeys(("serve", "openapi"), service.cli.app) | dict.fromkeys(
+    owners = dict.fromkeys(("serve", "openapi", "keys"), service.cli.app) | dict.fromkeys(
         ("bundle", "tokenizer", "batch", "embed"), sidera_app
     )
+    owners["bench"] = sidera_client.cli.app
     command, arguments = resolve(typer.main.get_command(owners.get(words[0], training.cli.app)), words)
     context = command.make_context("sidera", arguments)
     assert not context.args, "words that no argument or option takes"
@@ -66,11 +70,16 @@ def requests() -> list[tuple[str, Any]]:
     found = []
     for words in commands("curl"):
         path = next(word for word in words if word.startswith("localhost:8000")).removeprefix("localhost:8000")
+        path = re.sub(r"^/items/[^/]+/.+$", "/items/{domain}/{item_id}", path)
         found.append((path, json.loads(words[words.index("-d") + 1]) if "-d" in words else None))
     return found
 
 
-BODIES: dict[str, Any] = {"/recommend": RecommendBody, "/tokenize": TokenizeRequest}
+BODIES: dict[str, Any] = {
+    "/recommend": RecommendBody,
+    "/tokenize": TokenizeRequest,
+    "/items/{domain}/{item_id}": PatchRequest,
+}
 ANSWERS: dict[str, type[BaseModel]] = {
     "/recommend": RecommendAnswer,
     "/tokenize": TokenizeAnswer,
