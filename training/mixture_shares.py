@@ -13,7 +13,9 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-PLACES = 10
+from training.evaluation import PLACES
+from training.metrics import ABSENT, ndcg_values
+
 STEPS = 20
 """Shares are multiples of a twentieth."""
 
@@ -59,7 +61,7 @@ def best_shares(candidates: Sequence[Candidates]) -> Masses:
         score_Z = share_G @ mass_GZ
         score_X = score_Z[target_X]
         better_X = np.add.reduceat(score_Z > np.repeat(score_X, length_X), begin_X[:-1])
-        ndcg_W[row] = np.where((score_X > 0) & (better_X < PLACES), 1 / np.log2(better_X + 2), 0).sum()
+        ndcg_W[row] = ndcg_values(np.where(score_X > 0, better_X, ABSENT), PLACES).sum()
         likelihood_W[row] = np.log(np.maximum(score_X, _LEAST)).sum()
     likelihood_W[ndcg_W < NEARLY_BEST * ndcg_W.max()] = -np.inf
     best_G: Masses = shares_WG[likelihood_W.argmax()]

@@ -41,7 +41,9 @@ def sorted_manifests(manifests: list[Manifest]) -> list[Manifest]:
 
 @every
 def test_every_manifest_fits_its_schema(folder: Path) -> None:
-    for manifest in render(folder):
+    manifests = render(folder)
+    assert manifests
+    for manifest in manifests:
         if is_custom(manifest):
             validate(manifest)
         else:

@@ -250,9 +250,11 @@ def test_metrics_name_one_bundle_and_its_catalog(store: Path) -> None:
 
 
 def test_a_newer_bundle_that_appears_is_taken(store: Path) -> None:
-    with store_service(store, Loader(), watch_bundles=0.01) as service:
+    loader = Loader()
+    with store_service(store, loader, watch_bundles=0.01) as service:
         write_version(store, "three", day=3)
         until(lambda: service.serving() == "three")
+    assert loader.loaded == ["two", "three"]
 
 
 def test_without_watching_nothing_is_taken(store: Path) -> None:
