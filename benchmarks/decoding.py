@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 from transformers import PreTrainedModel
 
-from benchmarks.decoding_batches import measure_batching, measure_weights
+from benchmarks.decoding_batches import measure_batching, measure_threads, measure_weights
 from benchmarks.decoding_mixture import measure_mixture
 from benchmarks.decoding_ratios import (
     LEAST_ONE,
@@ -51,6 +51,7 @@ OF_TRAINED = (
     "growth",
     "returning_vs_new",
     "batched_vs_single",
+    "one_thread_vs_all",
     "filter",
     "mixture_vs_universal",
     "visited",
@@ -137,6 +138,7 @@ def of_trained(
         "growth": partial(measure_growth, subject, scope),
         "returning_vs_new": lambda name: measure_returning(subject, load("saved"), scope, name),
         "batched_vs_single": partial(measure_batching, subject, scope),
+        "one_thread_vs_all": partial(measure_threads, subject, scope),
         "filter": partial(measure_filter, subject, scope),
         "mixture_vs_universal": partial(measure_mixture, subject, backbone, scope),
         "visited": partial(measure_visits, subject, scope),

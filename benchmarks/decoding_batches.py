@@ -1,8 +1,12 @@
 """Requests a second: many at once against one by one, and what other weights than the bundle's own change."""
 
+import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TypeVar
+
+import torch
 
 from benchmarks.decoding_ratios import RESULTS, each_shape
 from benchmarks.decoding_scope import Scope, Shape
@@ -10,6 +14,9 @@ from benchmarks.decoding_subject import Subject, synchronised
 from benchmarks.harness import Figure, Ratio, ratio_figures, shown, time_ratio
 from sidera.model.weight_formats import WeightFormat
 from sidera.recommender import Query, Recommendation, Recommender
+
+Input = TypeVar("Input")
+Output = TypeVar("Output")
 
 LEAST = 2.2
 
@@ -41,6 +48,42 @@ def measure_batching(subject: Subject, scope: Scope, name: str, judged: bool = T
     for shape, gain in gains.items():
         figures[f"{name}_per_second_{shape}"] = shown(size / gain.seconds_b, "requests/s", f"{size} at once")
     return figures
+
+
+def measure_threads(subject: Subject, scope: Scope, name: str) -> dict[str, Figure]:
+    """What all cores are worth to the largest batch and to one request at a time, each against one thread.
+
+    The product of the first and of ``batched_vs_single`` on one thread is what a machine gains that answers batches on
+    all its cores and single requests on one. Nothing is measured where there is one core, or on a GPU.
+    """
+    cores = len(os.sched_getaffinity(0))
+    if subject.device.type != "cpu" or cores == 1:
+        return {}
+    figures: dict[str, Figure] = {}
+    recommend = subject.recommender.recommend
+    for size in (1, max(scope.batches)):
+
+        def gain_at(shape: Shape) -> Ratio:
+            batches = _batches(subject, scope, shape)
+            return time_ratio(with_threads(1, recommend), with_threads(cores, recommend), batches, warm_up=1)
+
+        for shape, gain in each_shape(scope.shapes((size,)), f"{size} at once on {cores} threads", gain_at).items():
+            figures[f"{name}_{shape}"] = shown(gain.median, "ratio", gain.note)
+    return figures
+
+
+def with_threads(threads: int, call: Callable[[Input], Output]) -> Callable[[Input], Output]:
+    """The same with so many processor threads within."""
+
+    def called(value: Input) -> Output:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            return call(value)
+        finally:
+            torch.set_num_threads(before)
+
+    return called
 
 
 def measure_weights(

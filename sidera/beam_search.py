@@ -5,7 +5,7 @@ dimension; a mask shows each token the history and its own ancestors, so keys an
 Every node's children get a softmax over **all** children of this catalog version; a filter only decides afterwards
 which of them may go on, so every score equals exhaustive scoring. A node with one child needs no scores: its beam goes
 down without a forward pass, and its token is fed later, in the pass that first needs it. A beam whose subtree holds one
-leaf is finished.
+leaf is finished. Where few children branch again they are fed with their parents, and the next level needs no pass.
 
 This module must not know items, domains, text or HTTP: it sees tokens, nodes and leaves.
 
@@ -130,9 +130,16 @@ def beam_search(model: LanguageModel, tables: TrieTables, batch: SearchBatch, be
 
         all_active = len(active[0]) == count_BK.numel()
         logprobs_MBKC = torch.where(exists_BKC, 0.0, NEVER)[None]
+        slots_BX = None
         if len(active[0]):
             if level > 0:
-                hidden_MAD = walk.hidden_of(beams.path_BKl2, active_BK, active)
+                ahead = None
+                if level + 1 < tables.num_levels and walk.fed_depth != level:
+                    alive_BKC = exists_BKC & (beams.scores_BK[..., None] > NEVER)
+                    ahead = walk.look_ahead(tables, level, child_BKC, alive_BKC)
+                hidden_MAD, slots_Y = walk.hidden_of(beams.path_BKl2, active_BK, active, ahead)
+                if ahead is not None and slots_Y is not None:
+                    slots_BX = torch.full_like(child_BKC, -1).index_put_(ahead.places, slots_Y).flatten(1)
             else:
                 hidden_MAD = hidden_MBD if all_active else hidden_MBD[:, active[0]]
             child_AC = child_BKC.flatten(0, 1) if all_active else child_BKC[active]
@@ -152,15 +159,15 @@ def beam_search(model: LanguageModel, tables: TrieTables, batch: SearchBatch, be
             boundary_BKX = torch.cat([place_BKC, end_BK[..., None]], dim=2).minimum(end_BK[..., None])
             leaves_BKX = tables.leaf_begin[level + 1][boundary_BKX]
         if batch.known is not None:
-            known_BX = batch.known.log_mass(leaves_BKX[..., :-1].flatten(1), leaves_BKX[..., 1:].flatten(1))
-            known_BKC = torch.where(beams.scores_BK[..., None] > NEVER, known_BX.view_as(scores_BKC), NEVER)
+            known_BKC = batch.known.log_mass(leaves_BKX)
+            known_BKC = torch.where(beams.scores_BK[..., None] > NEVER, known_BKC, NEVER)
             scores_BKC = torch.logaddexp(scores_BKC, known_BKC)
         draws_BKC = None
         if batch.sampler is not None and beams.draws is not None:
             draws_BKC = batch.sampler.children(beams.draws, scores_BKC, tables.codes[level][child_BKC])
         if batch.filter is not None:
             scores_BKC = torch.where(batch.filter.any_allowed(leaves_BKX), scores_BKC, NEVER)
-        children = _children(batch, beams, level + 1, child_BKC, scores_BKC, log_mass_MBKC, draws_BKC)
+        children = _children(batch, beams, level + 1, child_BKC, scores_BKC, log_mass_MBKC, draws_BKC, slots_BX)
         if batch.caps is not None and level + 1 < tables.num_levels:
             index_BK, best_cut_B = best_of_every_prefix(children, batch.caps, beam_width)
         else:
@@ -189,6 +196,7 @@ def _children(
     scores_BKC: Tensor,
     log_mass_MBKC: Tensor,
     draws_BKC: Draws | None,
+    slots_BX: Tensor | None,
 ) -> Children:
     """The children of all beams side by side, with what they are compared by; ``level`` is how many codes they have."""
     nodes_BX = child_BKC.flatten(1)
@@ -201,7 +209,7 @@ def _children(
         if parents_BX is not None:
             parents_BX = parents_BX.repeat_interleave(child_BKC.shape[2], dim=1)
         prefix_BX = batch.caps.prefixes(level, parents_BX, nodes_BX)
-    return Children(nodes_BX, scores_BX, rank_BX, log_mass_MBKC.flatten(2), draws_BKC, prefix_BX)
+    return Children(nodes_BX, scores_BX, rank_BX, log_mass_MBKC.flatten(2), draws_BKC, prefix_BX, slots_BX)
 
 
 def _result(beams: Beams, num_results_B: Tensor, best_pruned_B: Tensor, walk: Walk) -> SearchResult:

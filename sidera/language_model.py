@@ -73,7 +73,8 @@ class LanguageModel:
         self.router = None if router is None else self._checked_router(router)
         self._repeated = None if self._bank is None else repeated_rows(backbone, self._bank.layer_names)
         self._stock: nn.Module = backbone.base_model
-        self.decoder = LeanDecoder(backbone, self.shared_layers) if fits(backbone) else self._stock
+        adapted = None if self._bank is None else self._bank.of_batch
+        self.decoder = LeanDecoder(backbone, self.shared_layers, adapted) if fits(backbone) else self._stock
         self._cached: CachedPrefill | None = None
 
     @property

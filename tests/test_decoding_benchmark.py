@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from benchmarks import decoding, decoding_subject
-from benchmarks.decoding_batches import share_kept
+from benchmarks.decoding_batches import share_kept, with_threads
 from benchmarks.decoding_mixture import write_random_adapter
 from benchmarks.decoding_ratios import PassClock, universal_batch
 from benchmarks.decoding_returning import measure_returning
@@ -21,6 +21,7 @@ from benchmarks.decoding_subject import Subject, load_subject, pretrained_subjec
 from benchmarks.decoding_synthetic import branching_trie, measure_filter, measure_growth, uneven_trie
 from sidera.beam_search import beam_search
 from sidera.bundle import open_bundle
+from sidera.decoding import walk
 from sidera.errors import BackboneError, BundleError
 from sidera.language_model import LanguageModel
 from sidera.loading import load_bundle, load_bundle_backbone
@@ -71,6 +72,23 @@ def test_histories_have_exactly_the_asked_length_and_are_the_newest_items_of_rea
     assert [query for batch in batches for query in batch] == subject.queries(6, length=4, beams=3, results=3)
 
 
+def test_threads_are_those_asked_for_within_a_call_and_those_before_it_afterwards() -> None:
+    before = torch.get_num_threads()
+    within = list[int]()
+
+    def call(fails: bool) -> None:
+        within.append(torch.get_num_threads())
+        if fails:
+            raise KeyError
+
+    with_threads(before + 1, call)(False)
+    assert torch.get_num_threads() == before
+    with pytest.raises(KeyError):
+        with_threads(before + 2, call)(True)
+    assert torch.get_num_threads() == before
+    assert within == [before + 1, before + 2]
+
+
 def test_where_no_history_is_long_enough_several_are_joined() -> None:
     class Reads:
         max_history = 9
@@ -110,6 +128,13 @@ def test_an_uneven_trie_has_the_asked_leaves_and_nodes_of_one_child() -> None:
     assert any((np.diff(first_child) == 1).any() for first_child in trie.first_child)
 
 
+@pytest.fixture
+def never_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No children are fed with their parents."""
+    monkeypatch.setattr(walk, "_PASS_TOKENS", {"cpu": 0})
+
+
+@pytest.mark.usefixtures("never_ahead")
 def test_nothing_is_finished_early_in_a_branching_trie(subject: Subject) -> None:
     sizes = subject.recommender.model.vocabulary.codebook_sizes
     tables = tables_of([branching_trie(256, sizes)])
@@ -119,6 +144,7 @@ def test_nothing_is_finished_early_in_a_branching_trie(subject: Subject) -> None
     assert (found.passes, found.tokens_fed) == (2, 6)
 
 
+@pytest.mark.usefixtures("never_ahead")
 def test_only_the_passes_of_the_backbone_are_clocked_and_their_shapes_kept(subject: Subject) -> None:
     ticks = count()
     model = subject.recommender.model

@@ -42,7 +42,12 @@ class Beams:
 
 @dataclass(frozen=True)
 class Children:
-    """All children of the beams, side by side; rank -inf where there is none or it must not go on."""
+    """All children of the beams, side by side; rank -inf where there is none or it must not go on.
+
+    Attributes:
+        slots_BX: where the token of each one lies among the search's tokens, -1 while it has not been fed; None where
+            none has.
+    """
 
     nodes_BX: Tensor
     scores_BX: Tensor
@@ -50,6 +55,7 @@ class Children:
     log_mass_MBX: Tensor
     draws: Draws | None
     prefix_BX: Tensor | None
+    slots_BX: Tensor | None = None
 
     def beyond(self, caps: PrefixCaps, order_BX: Tensor) -> Tensor:
         """Which of them the caps leave no room for; ``order_BX`` are their places, best first. Shape: bool[B, X]."""
@@ -74,7 +80,8 @@ class Children:
             first_code: the token of code 0 of it.
         """
         nodes_BK = self.nodes_BX.gather(1, index_BK)
-        added_BK2 = torch.stack([codes[nodes_BK] + first_code, torch.full_like(nodes_BK, -1)], dim=2)
+        slots_BK = torch.full_like(nodes_BK, -1) if self.slots_BX is None else self.slots_BX.gather(1, index_BK)
+        added_BK2 = torch.stack([codes[nodes_BK] + first_code, slots_BK], dim=2)
         path_BKl2 = added_BK2[:, :, None]
         if beams.path_BKl2.shape[2]:
             width_C = self.nodes_BX.shape[1] // beams.nodes_BK.shape[1]

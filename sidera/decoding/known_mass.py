@@ -3,7 +3,7 @@
 The leaves below a node are one contiguous range, so the mass of any prefix is the difference of two cumulative sums.
 Beam search adds it to the language model's mass; this module knows neither items nor where the numbers come from.
 
-Shapes: B batch, S listed leaves (padded), N leaves of all domains, X any number of boundaries, K beams.
+Shapes: B batch, S listed leaves (padded), N leaves of all domains, X boundaries, K rows of these.
 """
 
 from collections.abc import Sequence
@@ -78,18 +78,14 @@ class KnownMass:
         """Log-weight of what the search computes; -inf where nothing is left to it. Shape: float32[B]."""
         return self.rest_B.log().float()
 
-    def log_mass(self, begin_BX: Tensor, end_BX: Tensor) -> Tensor:
-        """The known mass of the leaves from ``begin`` to before ``end``; -inf where there is none.
+    def log_mass(self, leaves_BKX: Tensor) -> Tensor:
+        """The known mass between each two boundaries of a row, which count leaves; -inf where there is none.
 
         Returns:
-            float32[B, X].
+            float32[B, K, X - 1].
         """
-        mass_BX = self._below(end_BX) - self._below(begin_BX)
+        boundary_BX = leaves_BKX.flatten(1)
+        below_BX = self.below_BS.gather(1, torch.searchsorted(self.leaves_BS, boundary_BX))
         if self.shared_below_N is not None:
-            shared_BX = self.shared_below_N[end_BX] - self.shared_below_N[begin_BX]
-            mass_BX = mass_BX + self.shared_weight_B[:, None] * shared_BX
-        return mass_BX.clamp_min(0.0).log().float()
-
-    def _below(self, leaf_BX: Tensor) -> Tensor:
-        place_BX = torch.searchsorted(self.leaves_BS, leaf_BX.contiguous())
-        return self.below_BS.gather(1, place_BX)
+            below_BX = below_BX + self.shared_weight_B[:, None] * self.shared_below_N[boundary_BX]
+        return below_BX.view_as(leaves_BKX).diff(dim=2).clamp_min(0.0).float().log()

@@ -139,10 +139,12 @@ class CachedPrefill:
             else:
                 some_IF = next(known[0] for known in rows if known)
                 longest = max(map(len, rows)) * self._tokens_per_item
-                packed_RCF = some_IF.new_zeros(len(rows), longest, some_IF.shape[1])
+                packed_RCF = some_IF.new_empty(len(rows), longest, some_IF.shape[1])
                 for packed_CF, known in zip(packed_RCF, rows, strict=True):
+                    end = len(known) * self._tokens_per_item
                     if known:
-                        torch.cat(known, out=packed_CF[: len(known) * self._tokens_per_item])
+                        torch.cat(known, out=packed_CF[:end])
+                    packed_CF[end:].zero_()
             tensors += unpack(packed_RCF, shapes)
         return cache_of(tensors)
 

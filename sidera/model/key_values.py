@@ -36,6 +36,17 @@ class RoomyLayer(DynamicLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append a run of tokens, float[R, H, T, W]; all of them so far."""
+        self.open(len(key_states), key_states, value_states)
+        return self.write(slice(None), key_states, value_states)
+
+    def open(self, rows: int, key_states: Tensor, value_states: Tensor) -> None:
+        """Make place for a run of tokens in all rows; what is written there comes with ``write``.
+
+        Args:
+            rows: R of the whole run.
+            key_states: of some rows of it; only its shape is read.
+            value_states: the same.
+        """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         before, length = self.get_seq_length(), key_states.shape[2]
@@ -43,15 +54,24 @@ class RoomyLayer(DynamicLayer):
         if self._places is None or end > self._places[0].shape[2]:
             room = _ROOM if self._places is None else 3 * length
             old = (self.keys, self.values) if before else (None, None)
-            self._places = (_with_room(key_states, old[0], end + room), _with_room(value_states, old[1], end + room))
-        keys_RHTW, values_RHTW = self._places
-        keys_RHTW[:, :, before:end], values_RHTW[:, :, before:end] = key_states, value_states
-        self.keys, self.values = keys_RHTW[:, :, :end], values_RHTW[:, :, :end]
-        return self.keys, self.values
+            self._places = (
+                _with_room(key_states, rows, old[0], end + room),
+                _with_room(value_states, rows, old[1], end + room),
+            )
+        self.keys, self.values = (places_RHTW[:, :, :end] for places_RHTW in self._places)
+
+    def write(self, rows: slice, key_states: Tensor, value_states: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the last tokens of some rows, float[r, H, T, W]; all tokens of these rows so far."""
+        assert self.keys is not None, "it was opened"
+        assert self.values is not None, "it was opened"
+        keys_RHTW, values_RHTW = self.keys[rows], self.values[rows]
+        before = keys_RHTW.shape[2] - key_states.shape[2]
+        keys_RHTW[:, :, before:], values_RHTW[:, :, before:] = key_states, value_states
+        return keys_RHTW, values_RHTW
 
 
-def _with_room(like_RHTW: Tensor, old_RHTW: Tensor | None, places: int) -> Tensor:
-    roomy = like_RHTW.new_empty(*like_RHTW.shape[:2], places, like_RHTW.shape[3])
+def _with_room(like_RHTW: Tensor, rows: int, old_RHTW: Tensor | None, places: int) -> Tensor:
+    roomy = like_RHTW.new_empty(rows, like_RHTW.shape[1], places, like_RHTW.shape[3])
     if old_RHTW is not None:
         roomy[:, :, : old_RHTW.shape[2]] = old_RHTW
     return roomy
@@ -60,6 +80,15 @@ def _with_room(like_RHTW: Tensor, old_RHTW: Tensor | None, places: int) -> Tenso
 def empty_cache() -> Cache:
     """A cache that a first pass fills; its layers grow."""
     return Cache(layer_class_to_replicate=RoomyLayer)
+
+
+def roomy_layer(cache: Cache, number: int) -> RoomyLayer:
+    """A layer of a cache that :func:`empty_cache` or :func:`cache_of` made."""
+    while len(cache.layers) <= number:
+        cache.layers.append(RoomyLayer())
+    layer = cache.layers[number]
+    assert isinstance(layer, RoomyLayer), "so it was made"
+    return layer
 
 
 def keys_and_values(cache: Cache, layers: slice) -> list[Tensor]:

@@ -20,10 +20,18 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 from transformers import Cache, PreTrainedModel
 
+from sidera.model.adapters import AdaptedRows, StackedLoRA
 from sidera.model.joined_layers import joined
+from sidera.model.key_values import RoomyLayer, roomy_layer
 
 _CPU_TOKENS = 1024
 """What an MLP reads at once: more leave the processor's cache and take up to a quarter longer."""
+
+_GROUP_TOKENS = 2048
+"""What a layer reads at once, for the same reason: rows are taken in groups of about so many tokens."""
+
+_MERGED_BYTES = 2**28
+"""What copies of the weights with an adapter added may take, those of all adapters together."""
 
 KINDS = frozenset({"llama", "qwen2", "qwen3"})
 """Model types whose layers are computed so."""
@@ -42,23 +50,31 @@ class LeanDecoder(nn.Module):
     Args:
         backbone: of one of :data:`KINDS`; its layers are used, not copied.
         shared: how many layers, from below, have one row a request where the layers above have one a distribution.
+        adapted: which rows of a batch are adapted.
 
     Attributes:
         shared: the same.
     """
 
-    def __init__(self, backbone: PreTrainedModel, shared: int = 0) -> None:
+    def __init__(self, backbone: PreTrainedModel, shared: int = 0, adapted: AdaptedRows | None = None) -> None:
         super().__init__()
         decoder: Any = backbone.base_model
         # Not registered: the weights stay those of the backbone.
         self._parts: tuple[Any, Any, Any] = (decoder.embed_tokens, decoder.rotary_emb, decoder.norm)
-        self._layers = [_Layer(layer, number) for number, layer in enumerate(decoder.layers)]
+        adapted = adapted or AdaptedRows()
+        self._layers = [_Layer(layer, number, adapted) for number, layer in enumerate(decoder.layers)]
         self.shared = shared
 
     def join(self) -> None:
-        """Compute as one product what reads the same input, from now on: see :mod:`sidera.model.joined_layers`."""
-        for layer in self._layers:
-            layer.join()
+        """Compute as one product what reads the same input, from now on: see :mod:`sidera.model.joined_layers`.
+
+        Adapters are merged into copies of the weights as well, where these take no more than ``_MERGED_BYTES``.
+        """
+        products = [product for layer in self._layers for product in layer.join()]
+        adapted = [product for product in products if isinstance(product, StackedLoRA) and product.mergeable]
+        if sum(product.merged_bytes for product in adapted) <= _MERGED_BYTES:
+            for product in adapted:
+                product.merge()
 
     def forward(
         self,
@@ -107,11 +123,12 @@ class LeanDecoder(nn.Module):
 class _Layer:
     """One decoder layer."""
 
-    def __init__(self, layer: Any, number: int) -> None:
+    def __init__(self, layer: Any, number: int, adapted: AdaptedRows) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self._attention = attention
         self._mlp = mlp
         self._number = number
+        self._adapted = adapted
         self._width: int = attention.head_dim
         self._scale: float = attention.scaling
         self._norms = (layer.input_layernorm, layer.post_attention_layernorm)
@@ -122,22 +139,52 @@ class _Layer:
         self._both_sides: nn.Module | None = None
         self._activate: Callable[[Tensor], Tensor] = silu if isinstance(mlp.act_fn, nn.SiLU) else mlp.act_fn
 
-    def join(self) -> None:
-        """See :meth:`LeanDecoder.join`."""
+    def join(self) -> list[nn.Module]:
+        """See :meth:`LeanDecoder.join`; the products that all tokens of a layer go through."""
         attention, mlp = self._attention, self._mlp
         self._all_heads = joined([attention.q_proj, attention.k_proj, attention.v_proj])
         self._both_sides = joined([mlp.gate_proj, mlp.up_proj])
+        products = [self._all_heads, attention.o_proj, self._both_sides, mlp.down_proj]
+        return [product for product in products if product is not None]
 
     def __call__(
         self, hidden_RTD: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None, cache: Cache, last: Tensor | None
     ) -> Tensor:
         """The hidden states behind the layer, of the last tokens alone where these are named."""
+        kept, size, length = roomy_layer(cache, self._number), *hidden_RTD.shape[:2]
+        step = max(1, _GROUP_TOKENS // length) if hidden_RTD.device.type == "cpu" else size
+        if step >= size:
+            return self._rows(hidden_RTD, turn, mask, kept, last, slice(None), size)
+        found = []
+        for begin in range(0, size, step):
+            rows = slice(begin, begin + step)
+            own_turn = (_rows_of(turn[0], rows), _rows_of(turn[1], rows))
+            own_mask = None if mask is None else _rows_of(mask, rows)
+            own_last = None if last is None else last[rows]
+            with self._adapted.only(begin, min(begin + step, size), size):
+                found.append(self._rows(hidden_RTD[rows], own_turn, own_mask, kept, own_last, rows, size))
+        return torch.cat(found)
+
+    def _rows(
+        self,
+        hidden_RTD: Tensor,
+        turn: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        kept: RoomyLayer,
+        last: Tensor | None,
+        rows: slice,
+        size: int,
+    ) -> Tensor:
+        """The same of some rows: ``rows`` of the ``size`` that the pass has, in order."""
         normed_RTD = _normed(hidden_RTD, self._norms[0])
         if last is None:
             queries_RTHW, keys_RTGW, values_RTGW = self._queries_keys_values(normed_RTD, turn)
         else:
             keys_RTGW, values_RTGW = self._keys(normed_RTD, turn), self._heads(self._attention.v_proj(normed_RTD))
-        keys_RGSW, values_RGSW = cache.update(keys_RTGW.transpose(1, 2), values_RTGW.transpose(1, 2), self._number)
+        keys_RGTW, values_RGTW = keys_RTGW.transpose(1, 2), values_RTGW.transpose(1, 2)
+        if not rows.start:
+            kept.open(size, keys_RGTW, values_RGTW)
+        keys_RGSW, values_RGSW = kept.write(rows, keys_RGTW, values_RGTW)
         causal = mask is None
         if last is not None:
             hidden_RTD = _at(hidden_RTD, last)
@@ -197,8 +244,11 @@ class _Layer:
 def _normed(x_XD: Tensor, norm: Any) -> Tensor:
     """RMSNorm; its mean is that of float32 in every precision, as the stock one's is."""
     wide_XD, weight_D = x_XD.float(), cast(Tensor, norm.weight)
-    scale_X1 = torch.rsqrt(wide_XD.square().mean(-1, keepdim=True) + norm.variance_epsilon)
-    return (wide_XD * scale_X1).to(x_XD.dtype) * weight_D
+    # One step for the root of a sum of squares, the rest in place: a third of the time, for a batch half of it.
+    square_X1: Tensor = torch.linalg.vector_norm(wide_XD, dim=-1, keepdim=True).square_()
+    scale_X1 = square_X1.mul_(1 / wide_XD.shape[-1]).add_(norm.variance_epsilon).rsqrt_()
+    normed_XD: Tensor = (wide_XD * scale_X1).to(x_XD.dtype)
+    return normed_XD.mul_(weight_D)
 
 
 def _head_normed(heads_RTHW: Tensor, norm: nn.Module | None) -> Tensor:
@@ -223,6 +273,11 @@ def _row_of(mask_R1TS: Tensor | None, last_R: Tensor, keys_RGSW: Tensor) -> Tens
     if mask_R1TS is None:
         return (torch.arange(keys_RGSW.shape[2], device=last_R.device) <= last_R[:, None])[:, None, None]
     return _at(mask_R1TS[:, 0], last_R)[:, None]
+
+
+def _rows_of(x_RX: Tensor, rows: slice) -> Tensor:
+    """Some rows of a tensor; one row that stands for all of them stays as it is."""
+    return x_RX if len(x_RX) == 1 else x_RX[rows]
 
 
 def _repeated(x_RX: Tensor, times: int) -> Tensor:

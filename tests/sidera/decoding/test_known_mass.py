@@ -23,10 +23,13 @@ def test_the_mass_of_a_range_is_the_sum_of_its_leaves() -> None:
         torch.tensor([0, 0, 0.5, 0.5, 0.75, 0.75, 1, 1, 1], dtype=torch.float64),
     )
     assert known is not None
-    begin_BX = torch.tensor([[0, 2, 3, 5], [0, 5, 6, 3]])
-    end_BX = torch.tensor([[8, 5, 4, 7], [8, 6, 8, 3]])
-    expected = [[0.6, 0.2 + 0.05 + 0.25 * 0.25, 0.25 * 0.25, 0.25 * 0.25], [0.5, 0.5, 0.0, 0.0]]
-    assert known.log_mass(begin_BX, end_BX).exp().tolist() == [pytest.approx(row) for row in expected]
+    boundary_BKX = torch.tensor([[[0, 2, 5, 5], [3, 4, 7, 8]], [[0, 5, 6, 8], [3, 3, 3, 3]]])
+    expected = [
+        [[0.25 * 0.5, 0.2 + 0.05 + 0.25 * 0.25, 0.0], [0.25 * 0.25, 0.05 + 0.25 * 0.25, 0.1]],
+        [[0.0, 0.5, 0.0], [0.0, 0.0, 0.0]],
+    ]
+    found = known.log_mass(boundary_BKX).exp().tolist()
+    assert found == [[pytest.approx(row) for row in rows] for rows in expected]
     assert known.rest_B.tolist() == pytest.approx([0.4, 0.5])
 
 

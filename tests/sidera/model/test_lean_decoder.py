@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from sidera.language_model import LanguageModel
-from sidera.model import lean_decoder
+from sidera.model import adapters, lean_decoder
+from sidera.model.adapters import StackedLoRA
 from sidera.model.self_test import check_backbone
 from sidera.model.weight_formats import to_int8, transpose_for_cpu
-from tests.sidera.worlds import VOCABULARY, adapted_model, random_backbone
+from tests.sidera.worlds import VOCABULARY, adapted_model, random_backbone, write_adapter
 
 KINDS: dict[str, dict[str, Any]] = {
     "qwen2": {},
@@ -107,6 +108,84 @@ def test_adapters_of_joined_layers_are_joined(tmp_path: Path, num: int, adapters
     for found, right in zip(answers(model, torch.tensor(adapters), num), single, strict=True):
         torch.testing.assert_close(found, right, atol=1e-5, rtol=1e-5)
     assert_as_stock(model, torch.tensor(adapters), num)
+
+
+@pytest.mark.parametrize("tokens", [1, 13, 30])
+@pytest.mark.parametrize("own", [None, [0, 1, 0], [1, 1, 1]])
+def test_rows_that_are_read_in_groups_give_what_they_give_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: list[int] | None, tokens: int
+) -> None:
+    model = adapted_model(tmp_path)
+    adapters_B = None if own is None else torch.tensor(own)
+    for num in (1, 2):
+        together = answers(model, adapters_B, num if own else 1)
+        monkeypatch.setattr(lean_decoder, "_GROUP_TOKENS", tokens)
+        for found, right in zip(answers(model, adapters_B, num if own else 1), together, strict=True):
+            torch.testing.assert_close(found, right, atol=1e-5, rtol=1e-5)
+        monkeypatch.undo()
+
+
+def merged_products(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tokens go through weights with an adapter added from now on, of each product."""
+    tokens = list[int]()
+    by_merged = StackedLoRA._by_merged
+
+    def counted(layer: StackedLoRA, x_BTI: Tensor, plain: int, merged_IO: Tensor) -> Tensor:
+        tokens.append(x_BTI[plain:].shape[:2].numel())
+        return by_merged(layer, x_BTI, plain, merged_IO)
+
+    monkeypatch.setattr(StackedLoRA, "_by_merged", counted)
+    return tokens
+
+
+@pytest.mark.parametrize("num", [1, 2])
+@pytest.mark.parametrize("biased", [True, False])
+def test_many_tokens_of_one_adapter_go_through_weights_that_hold_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num: int, biased: bool
+) -> None:
+    backbone = random_backbone("qwen2" if biased else "llama")
+    folder = write_adapter(tmp_path / "films", backbone, targets=("q_proj", "v_proj", "o_proj", "up_proj", "down_proj"))
+    model = LanguageModel(backbone, VOCABULARY, {"films": folder})
+    adapters_B = torch.zeros(len(LENGTHS), dtype=torch.int64)
+    beside = answers(model, adapters_B, num)
+    model.join_layers()
+    tokens = merged_products(model, monkeypatch)
+    answers(model, adapters_B, num)
+    assert not tokens, "few tokens are cheaper beside the weights"
+    monkeypatch.setattr(adapters, "_MERGED_TOKENS", 13)
+    for found, right in zip(answers(model, adapters_B, num), beside, strict=True):
+        torch.testing.assert_close(found, right, atol=1e-4, rtol=1e-4)
+    assert set(tokens) == {39}
+
+
+def test_requests_of_several_adapters_go_through_each_ones_own_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = adapted_model(tmp_path)
+    single = answers(model, torch.tensor([0, 1, 0]), 2)
+    model.join_layers()
+    tokens = merged_products(model, monkeypatch)
+    monkeypatch.setattr(adapters, "_MERGED_TOKENS", 1)
+    monkeypatch.setattr(lean_decoder, "_GROUP_TOKENS", 1)
+    for found, right in zip(answers(model, torch.tensor([0, 1, 0]), 2), single, strict=True):
+        torch.testing.assert_close(found, right, atol=1e-4, rtol=1e-4)
+    assert tokens
+
+
+@pytest.mark.parametrize("how", ["int8", "bfloat16", "memory"])
+def test_adapters_stay_beside_weights_that_are_rounded_or_too_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    model = adapted_model(tmp_path, dtype=torch.bfloat16 if how == "bfloat16" else torch.float32)
+    if how == "int8":
+        to_int8(model.backbone)
+    if how == "memory":
+        monkeypatch.setattr(lean_decoder, "_MERGED_BYTES", 1000)
+    model.join_layers()
+    monkeypatch.setattr(adapters, "_MERGED_TOKENS", 1)
+    tokens = merged_products(model, monkeypatch)
+    answers(model, torch.tensor([0, 0, 0]), 2)
+    assert not tokens
 
 
 def test_joined_weights_lie_in_memory_once() -> None:
