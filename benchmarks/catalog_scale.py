@@ -24,7 +24,7 @@ MOST_OPEN_SECONDS = 2.0
 MOST_BYTES = 24.0
 """Per item: everything that serving keeps of tries, ids, titles and fields."""
 
-TASKS = ("build", "open", "change", "search")
+TASKS = ("build", "open", "change", "search", "fold")
 _ROOT = Path(__file__).resolve().parents[1]
 _QUICK_ITEMS = 20_000
 
@@ -76,7 +76,7 @@ def run_child(task: str, folder: Path, items: int) -> dict[str, Any]:
 
 def scale_figures(items: int, found: Mapping[str, Mapping[str, Any]]) -> dict[str, Figure]:
     """What the processes found, as figures."""
-    build, opened, change, search = (found[task] for task in TASKS)
+    build, opened, change, search, fold = (found[task] for task in TASKS)
     ids_bytes = build["file_bytes"]["item_ids.marisa"]
     parts = {"tries": build["trie_bytes"], "item numbers": build["number_bytes"], "ids": ids_bytes}
     nodes = ", ".join(f"{count:,}" for count in build["nodes"])
@@ -124,6 +124,29 @@ def scale_figures(items: int, found: Mapping[str, Mapping[str, Any]]) -> dict[st
         "ratio",
         f"{search['added']:,} items joined, {search['removed']:,} left, over the same tries built anew; one thread, "
         f"scratch:tiny, processor time: {search['note']}",
+    )
+    changes = f"{fold['added']:,} items joined and {fold['removed']:,} left"
+    figures["fold_seconds"] = shown(
+        fold["seconds"],
+        "s",
+        f"{changes}; beside a thread that searches without a pause; {fold['cpu_seconds']:.2f} s of a processor",
+    )
+    figures["fold_longest_pause_ms"] = shown(
+        fold["longest"] * 1e3,
+        "ms",
+        f"between the ends of two of {fold['searches']} searches during the fold, median {fold['median'] * 1e3:.1f}; "
+        f"before it the longest was {fold['quiet_longest'] * 1e3:.1f}, the median {fold['quiet_median'] * 1e3:.1f}",
+    )
+    figures["fold_move_ms"] = shown(
+        fold["moved_seconds"] * 1e3, "ms", "a snapshot with a later change, counted from the folded tries"
+    )
+    figures["fold_bytes_per_item"] = shown(
+        fold["bytes"] / items, "bytes", "memory of its own that the folded tries and item numbers take"
+    )
+    figures["fold_search_ratio"] = shown(
+        fold["ratio"],
+        "ratio",
+        f"a search before the fold over one after it; one thread, processor time: {fold['note']}",
     )
     return figures
 

@@ -1,8 +1,9 @@
 """The process that ``benchmarks.catalog_scale`` measures: it builds a catalog, or opens one and uses it.
 
-Called with one JSON object: ``task`` (``build``, ``open``, ``change`` or ``search``), ``folder`` (of the catalog) and
-``items``. It prints what it found as one line of JSON. Memory is what ``/proc/self/status`` says, after a small catalog
-has been built and used, so that code and libraries are in memory already and what is added is the catalog's.
+Called with one JSON object: ``task`` (``build``, ``open``, ``change``, ``search`` or ``fold``), ``folder`` (of the
+catalog) and ``items``. It prints what it found as one line of JSON. Memory is what ``/proc/self/status`` says, after a
+small catalog has been built and used, so that code and libraries are in memory already and what is added is the
+catalog's.
 """
 
 import json
@@ -16,20 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.catalog_synthetic import made_up_items, made_up_sids
+from benchmarks.catalog_synthetic import DOMAIN, SIZES, made_up_items, made_up_sids, new_items
 from sidera.catalog import Catalog, CatalogItem
 from sidera.items.stored_catalog import build_catalog
-from sidera.trie import TrieTables, tables_of
 
-SIZES = (256, 256, 256, 256)
-DOMAIN = "made-up"
 _WARM_UP_ITEMS = 1_000
 _LOOKUPS = 10_000
 _CHANGES = 20
 _ADDED = 10_000
-_PROMPT_ITEMS = 16
-_BEAMS = 20
-_SEARCHES = 60
 
 
 def main() -> None:
@@ -39,12 +34,25 @@ def main() -> None:
         "build": build,
         "open": open_and_use,
         "change": change,
-        "search": search_changed,
+        "search": _searches("search_changed"),
+        "fold": _searches("fold"),
     }
     with tempfile.TemporaryDirectory() as small:
         build(Path(small), _WARM_UP_ITEMS)
         open_and_use(Path(small), _WARM_UP_ITEMS)
     print(json.dumps(tasks[task["task"]](Path(task["folder"]), task["items"])))
+
+
+def _searches(name: str) -> Callable[[Path, int], dict[str, Any]]:
+    """A task of :mod:`benchmarks.catalog_searches`, whose libraries the other processes have no use for."""
+
+    def run(folder: Path, items: int) -> dict[str, Any]:
+        from benchmarks import catalog_searches
+
+        found: dict[str, Any] = getattr(catalog_searches, name)(folder, items)
+        return found
+
+    return run
 
 
 def build(folder: Path, items: int) -> dict[str, Any]:
@@ -59,9 +67,9 @@ def build(folder: Path, items: int) -> dict[str, Any]:
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,
         "save_seconds": time.perf_counter() - begun,
-        "nodes": [len(codes) for codes in stored.trie.codes],
-        "trie_bytes": sum(array.nbytes for array in stored.trie.arrays().values()),
-        "number_bytes": stored.number_of_leaf.nbytes + stored.leaf_of_number.nbytes,
+        "nodes": [len(codes) for codes in stored.tries.trie.codes],
+        "trie_bytes": sum(array.nbytes for array in stored.tries.trie.arrays().values()),
+        "number_bytes": stored.tries.number_of_leaf.nbytes + stored.tries.leaf_of_number.nbytes,
         "file_bytes": {file.name: file.stat().st_size for file in folder.iterdir()},
     }
 
@@ -95,7 +103,7 @@ def open_and_use(folder: Path, items: int) -> dict[str, Any]:
 def change(folder: Path, items: int) -> dict[str, Any]:
     """Items join, leave and hide, one at a time; then the same beside many that joined before."""
     catalog = Catalog.load(folder, [DOMAIN], SIZES)
-    new = _new_items(catalog, _ADDED + _CHANGES)
+    new = new_items(catalog, _ADDED + _CHANGES)
     found = {f"one_{name}": seconds for name, seconds in _changes(catalog, new[:_CHANGES]).items()}
     grown = catalog.with_items(new[_CHANGES:], 2)
     return found | {f"later_{name}": seconds for name, seconds in _changes(grown, new[:_CHANGES]).items()}
@@ -123,73 +131,6 @@ def _changes(catalog: Catalog, new: Sequence[CatalogItem]) -> dict[str, float]:
             seconds[name].append(time.perf_counter() - begun)
     told = {name: float(np.median(every)) for name, every in seconds.items()}
     return told | {"anonymous": resident()["anonymous"] - before}
-
-
-def _new_items(catalog: Catalog, count: int) -> list[CatalogItem]:
-    """Items with SIDs that no item of the catalog has."""
-    random = np.random.default_rng(2)
-    tables = catalog.tables("cpu")
-    sids_XL = catalog.index(DOMAIN).sids_of(random.integers(tables.num_leaves, size=4 * count))
-    sids_XL[:, -1] = (sids_XL[:, -1] + random.integers(1, SIZES[-1], size=len(sids_XL))) % SIZES[-1]
-    taken = set(map(tuple, catalog.sids(DOMAIN).tolist())) if tables.num_leaves < 100_000 else None
-    found: dict[tuple[int, ...], CatalogItem] = {}
-    for sid in dict.fromkeys(map(tuple, sids_XL.tolist())):
-        if sid not in taken if taken is not None else not _holds(tables, sid):
-            found[sid] = CatalogItem(DOMAIN, f"new {len(found)}", sid, "New")
-        if len(found) == count:
-            break
-    return list(found.values())
-
-
-def _holds(tables: TrieTables, sid: Sequence[int]) -> bool:
-    """Whether a leaf has a SID."""
-    node = 0
-    for level, code in enumerate(sid):
-        begin, end = tables.first_child[level][torch.tensor([node, node + 1])].tolist()
-        same = (tables.codes[level][begin:end] == code).nonzero()
-        if not len(same):
-            return False
-        node = begin + int(same[0])
-    return True
-
-
-def search_changed(folder: Path, items: int) -> dict[str, Any]:
-    """Time searches of a catalog that items joined and left, over those of its tries built anew.
-
-    The libraries of language models are imported here: the processes whose memory is measured have no use for them.
-    """
-    from benchmarks.harness import time_ratio
-    from sidera.beam_search import SearchBatch, beam_search
-    from sidera.language_model import LanguageModel
-    from sidera.model.user_router import Mixture
-    from sidera.model.vocabulary import Vocabulary
-    from training.backbones import new_backbone
-
-    catalog = Catalog.load(folder, [DOMAIN], SIZES)
-    changed = catalog.with_items(_new_items(catalog, _ADDED), 2)
-    numbers = changed.index(DOMAIN).numbers_of(np.arange(0, items, max(1, items // _ADDED)))
-    gone = [catalog.name(int(number))[0] for number in numbers if number < items]
-    changed = changed.without_items([(DOMAIN, item_id) for item_id in gone], 3)
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    vocabulary = Vocabulary(SIZES, {DOMAIN: 0})
-    model = LanguageModel(new_backbone("scratch:tiny", vocabulary, 256).eval(), vocabulary, {}, {})
-    random = np.random.default_rng(3)
-    prompts = random.integers(items, size=(_SEARCHES, _PROMPT_ITEMS))
-    batches = [
-        SearchBatch(
-            tokens_BP=torch.tensor([model.prompt([(DOMAIN, tuple(sid)) for sid in sids.tolist()], DOMAIN)]),
-            lengths_B=torch.tensor([_PROMPT_ITEMS * vocabulary.tokens_per_item + 1]),
-            roots_B=torch.tensor([0]),
-            mixture=Mixture(torch.zeros(1, 1)),
-            num_results_B=torch.tensor([10]),
-        )
-        for sids in (catalog.index(DOMAIN).sids_of(leaves) for leaves in prompts)
-    ]
-    sides = [changed.tables("cpu"), tables_of([changed.index(DOMAIN).trie])]
-    a, b = (lambda batch, tables=tables: beam_search(model, tables, batch, _BEAMS) for tables in sides)
-    ratio = time_ratio(a, b, batches, clock=time.process_time)
-    return {"ratio": ratio.median, "note": ratio.note, "added": _ADDED, "removed": len(gone)}
 
 
 def resident() -> dict[str, int]:

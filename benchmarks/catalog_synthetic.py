@@ -7,8 +7,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from sidera.catalog import Catalog, CatalogItem
 from sidera.items.item_store import ItemColumns
 
+DOMAIN = "made-up"
+SIZES = (256, 256, 256, 256)
 ID_LENGTH = 10
 _ID_CHARACTERS = np.frombuffer(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ", dtype=np.uint8)
 _SPREAD = 1.0
@@ -56,3 +59,13 @@ def made_up_sids(items: int, codebook_sizes: tuple[int, ...], seed: int = 0) -> 
         keys = np.unique(np.concatenate([keys, found]))
     keys = random.permutation(keys)[:items]
     return np.stack(np.unravel_index(keys, codebook_sizes), axis=1).astype(np.int32)
+
+
+def new_items(catalog: Catalog, count: int) -> list[CatalogItem]:
+    """Items with SIDs that no item of a catalog of :data:`DOMAIN` has, each beside one that some item has."""
+    random = np.random.default_rng(2)
+    index = catalog.index(DOMAIN)
+    sids_XL = index.sids_of(random.integers(index.num_leaves, size=4 * count))
+    sids_XL[:, -1] = (sids_XL[:, -1] + random.integers(1, SIZES[-1], size=len(sids_XL))) % SIZES[-1]
+    free = (sid for sid in dict.fromkeys(map(tuple, sids_XL.tolist())) if catalog.holder(DOMAIN, sid) is None)
+    return [CatalogItem(DOMAIN, f"new {place}", sid, "New") for place, sid in zip(range(count), free, strict=False)]

@@ -4,8 +4,9 @@ Writing is atomic: the files are filled into a temporary sibling, hashed, synced
 bundle is there whole or not at all, and a writer that was killed leaves only a sibling that the
 next writer removes. Reading trusts nothing: opening checks the manifest and that every file is
 there with its size; a file's digest is checked before its path is first handed out, so what nobody
-reads (a report) is not hashed, and a large backbone is hashed once. Files that the manifest does
-not name are never handed out. Knows nothing of what the files mean, and executes none of them.
+reads (a report) is not hashed, and a large backbone is hashed once, unless it was touched since.
+Files that the manifest does not name are never handed out. Knows nothing of what the files mean,
+and executes none of them.
 """
 
 import contextlib
@@ -39,6 +40,7 @@ __all__ = [
     "FileEntry",
     "Manifest",
     "open_bundle",
+    "verified_bundle",
     "verify_bundle",
     "write_bundle",
 ]
@@ -50,7 +52,7 @@ class Bundle:
     def __init__(self, root: Path, manifest: Manifest) -> None:
         self.manifest = manifest
         self._root = root
-        self._matched: set[str] = set()
+        self._matched: dict[str, _Signature] = {}
 
     def path(self, name: str) -> Path:
         """Return the path of one file, its digest checked.
@@ -61,12 +63,32 @@ class Bundle:
         entry = self.manifest.files.get(name)
         if entry is None:
             raise BundleError(f"the bundle {self._root} has no file {name!r} in its {MANIFEST_NAME}")
-        if name not in self._matched:
-            problem = _stat_problem(self._root, name, entry) or _digest_problem(self._root, name, entry)
-            if problem is not None:
-                raise BundleError(problem)
-            self._matched.add(name)
+        problem = self._problem(name, entry)
+        if problem is not None:
+            raise BundleError(problem)
         return self._root / name
+
+    def _problem(self, name: str, entry: FileEntry) -> str | None:
+        """Say what is wrong with a file; its bytes are read unless they are those that matched before."""
+        problem = _stat_problem(self._root, name, entry)
+        if problem is not None:
+            return problem
+        try:
+            signature = _signature(self._root / name)
+        except OSError as error:  # it went since the line before
+            return f"{self._root / name} cannot be read ({error.strerror})"
+        if self._matched.get(name) == signature:
+            return None
+        problem = _digest_problem(self._root, name, entry)
+        if problem is None:
+            self._matched[name] = signature
+        return problem
+
+    def problems(self) -> list[str]:
+        """Read every byte and return what is wrong, one sentence each; none if it is whole."""
+        found = [self._problem(name, entry) for name, entry in sorted(self.manifest.files.items())]
+        extra = set(_walk(self._root)) - set(self.manifest.files) - {MANIFEST_NAME}
+        return [one for one in found if one is not None] + [_extra_problem(self._root, name) for name in sorted(extra)]
 
     def folder(self, name: str) -> Path:
         """Return the path of a folder, for loaders that choose files by name: all its files are checked.
@@ -107,14 +129,20 @@ def verify_bundle(path: Path) -> list[str]:
         manifest = _read_manifest(path)
     except BundleError as error:
         return [str(error)]
-    root = path.resolve()
-    problems = []
-    for name, entry in sorted(manifest.files.items()):
-        problem = _stat_problem(root, name, entry) or _digest_problem(root, name, entry)
-        if problem is not None:
-            problems.append(problem)
-    extra = set(_walk(root)) - set(manifest.files) - {MANIFEST_NAME}
-    return problems + [_extra_problem(root, name) for name in sorted(extra)]
+    return Bundle(path.resolve(), manifest).problems()
+
+
+def verified_bundle(path: Path) -> Bundle:
+    """Open a bundle and read every byte of it; what was read is not read again to hand its path out.
+
+    Raises:
+        BundleError: it is not whole; names the first problem, and says how many more there are.
+    """
+    bundle = Bundle(path.resolve(), _read_manifest(path))
+    if problems := bundle.problems():
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise BundleError(f"{problems[0]}{more}")
+    return bundle
 
 
 def write_bundle(path: Path, *, fill: Callable[[Path], None], details: BundleDetails) -> Manifest:
@@ -144,6 +172,14 @@ def write_bundle(path: Path, *, fill: Callable[[Path], None], details: BundleDet
 
 
 # Reading
+
+_Signature = tuple[int, int, int, int, int]
+"""Another one whenever a file was written to, or another one took its place."""
+
+
+def _signature(file: Path) -> _Signature:
+    status = file.lstat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _read_manifest(path: Path) -> Manifest:

@@ -4,7 +4,7 @@ An item's number never changes within a bundle: the items of the bundle are numb
 ``marisa-trie`` dictionary, items added later follow behind. What persists is keyed by that number; leaves, which move
 as items come and go, are looked up per snapshot. A snapshot shares what the bundle holds
 (:mod:`sidera.items.stored_catalog`) and adds what changed since, so making the next one takes time in proportion to the
-changes, not to the items.
+changes, not to the items; folding them starts that count anew.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,7 +19,8 @@ import torch
 
 from sidera.errors import CatalogError, DuplicateItemError, UnknownDomainError
 from sidera.items.catalog_item import CatalogItem, LaterChanges, item_sids
-from sidera.items.item_store import check_item_id, columns_of, is_item_id
+from sidera.items.folding import Pause, breathe, folded, moved
+from sidera.items.item_store import ItemColumns, check_item_id, columns_of, is_item_id
 from sidera.items.leaves import DomainIndex, Leaves
 from sidera.items.stored_catalog import StoredCatalog, build_catalog
 from sidera.names import check_domain_name
@@ -33,12 +34,12 @@ class Catalog:
 
     def __init__(self, version: int, leaves: Leaves, later: LaterChanges | None = None) -> None:
         self.version = version
-        self.codebook_sizes = leaves.stored.codebook_sizes
+        self.codebook_sizes = leaves.bundle.codebook_sizes
         self.indexes = {
             domain: DomainIndex(domain, leaves, begin, end - begin) for domain, (begin, end) in leaves.ranges.items()
         }
         self._leaves = leaves
-        self._store = leaves.stored.store
+        self._store = leaves.bundle.store
         self._later = later or LaterChanges()
 
     @property
@@ -83,7 +84,7 @@ class Catalog:
         number = self._later.numbers.get((domain, item_id))
         if number is not None:
             return number
-        if domain not in self._leaves.roots or not is_item_id(item_id):
+        if domain not in self._leaves.bundle.tries.ranges or not is_item_id(item_id):
             return None
         return self._store.number(domain, item_id)
 
@@ -146,11 +147,31 @@ class Catalog:
 
     def bundle_numbers(self, domain: str) -> npt.NDArray[np.int64]:
         """The numbers of the items that the bundle holds of a domain, sorted; also of those that were removed since."""
-        return self._leaves.stored.numbers_of(domain)
+        return self._leaves.bundle.numbers_of(domain)
 
     def from_bundle(self, numbers_X: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
         """Whether items have the leaves that the bundle gave them: they did not come later, nor were removed."""
         return self._leaves.from_bundle(numbers_X)
+
+    def columns(self, domain: str) -> tuple[npt.NDArray[np.int64], ItemColumns]:
+        """The items of a domain in leaf order: their numbers, and all that is known of them. Shape: int64[N]."""
+        numbers_N = np.asarray(self.index(domain).number_of_leaf, dtype=np.int64)
+        later, table = self.later_items(domain), self._store.table
+        place = {number: len(self._store) + place for place, number in enumerate(later)}
+        row_N = np.array([place.get(number, number) for number in numbers_N.tolist()], dtype=np.int64)
+        own = columns_of(
+            [item.item_id for item in later.values()],
+            [item.title for item in later.values()],
+            [item.fields for item in later.values()],
+        )
+        titles = pa.chunked_array([*table["title"].chunks, own.titles]).take(row_N)
+        fields = pa.chunked_array([*table["fields"].chunks, own.fields]).take(row_N)
+        ids = [
+            later[number].item_id if number in later else self._store.name(number)[1] for number in numbers_N.tolist()
+        ]
+        return numbers_N, ItemColumns(
+            pa.array(ids, pa.large_string()), titles.combine_chunks(), fields.combine_chunks()
+        )
 
     def later_items(self, domain: str) -> dict[int, CatalogItem]:
         """The items of a domain, by number, that were added or changed after the bundle was written."""
@@ -263,6 +284,27 @@ class Catalog:
         catalog = self._without_items(removed, version)._with_items(items, version)
         return catalog._with_hidden(hidden, version, True)._with_hidden(shown, version, False)
 
+    @property
+    def overlay(self) -> int:
+        """How many leaves were added and removed since the tries that changes are counted from were made."""
+        return len(self._leaves.removed_R) + len(self._leaves.numbers_A)
+
+    def folded(self, pause: Pause = breathe) -> "Catalog":
+        """The same snapshot over plain tries of its own; see :mod:`sidera.items.folding`.
+
+        Args:
+            pause: called every millisecond or so; what it raises ends the fold.
+        """
+        return Catalog(self.version, folded(self._leaves, pause), self._later)
+
+    def moved(self, before: "Catalog", plain: "Catalog") -> "Catalog":
+        """The same snapshot, counted from ``plain``, which an earlier one, ``before``, was folded into.
+
+        Raises:
+            CatalogError: the two are not of one line.
+        """
+        return Catalog(self.version, moved(self._leaves, before._leaves, plain._leaves), self._later)
+
     def _numbers(self, items: Iterable[tuple[str, str]]) -> set[int]:
         numbers = set[int]()
         for domain, item_id in items:
@@ -280,7 +322,7 @@ class Catalog:
         """Write the bundle's ``catalog/`` files; only a catalog without later changes can be written."""
         if self._later:
             raise CatalogError("a changed catalog cannot be written; create one of all its items first")
-        self._leaves.stored.save(folder)
+        self._leaves.bundle.save(folder)
 
     @classmethod
     def load(cls, folder: Path, domains: Iterable[str], codebook_sizes: Sequence[int], version: int = 1) -> "Catalog":

@@ -8,6 +8,7 @@ Shapes: R some rows, D dim.
 
 import json
 import mmap
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +57,45 @@ def open_tensor(path: Path, name: str) -> np.memmap:
         return np.memmap(path, dtype="<f4", mode="r", offset=offset, shape=tuple(about["shape"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CatalogError(f"{path.name}: no tensor {name!r} can be read ({error}); export the bundle again") from error
+
+
+def write_tensor(path: Path, name: str, parts: Iterable[np.ndarray], dim: int) -> None:
+    """Write rows, given in parts, as one float32 tensor of a safetensors file, without ever holding them all.
+
+    Args:
+        parts: the rows in order. Shape of each: float32[R, D].
+        dim: D.
+    """
+    with path.open("wb") as file:
+        file.write(_HEADER_BYTES.to_bytes(8, "little") + b" " * _HEADER_BYTES)  # the number of rows is not known yet
+        rows = 0
+        for part_RD in parts:
+            file.write(np.ascontiguousarray(part_RD, dtype="<f4").tobytes())
+            rows += len(part_RD)
+        about = {name: {"dtype": "F32", "shape": [rows, dim], "data_offsets": [0, 4 * rows * dim]}}
+        file.seek(8)
+        file.write(json.dumps(about).encode().ljust(_HEADER_BYTES))
+
+
+_HEADER_BYTES = 256
+_KINDS = {"F32": "<f4", "I64": "<i8", "I32": "<i4"}
+
+
+def open_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """All tensors of a safetensors file as arrays on disk, read-only, and what its header says beside them.
+
+    Raises:
+        CatalogError: the file holds no tensors, or one of another type than float32, int32 and int64.
+    """
+    try:
+        file = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
+        length = int.from_bytes(file[:8].tobytes(), "little")
+        about = json.loads(file[8 : 8 + length].tobytes())
+        header = about.pop("__metadata__", {})
+        tensors = {}
+        for name, own in about.items():
+            begin, end = own["data_offsets"]
+            tensors[name] = file[8 + length + begin : 8 + length + end].view(_KINDS[own["dtype"]]).reshape(own["shape"])
+        return tensors, header
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CatalogError(f"{path.name}: no tensors can be read ({error}); export the bundle again") from error

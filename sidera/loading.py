@@ -58,11 +58,12 @@ class LoadedBundle:
 
 
 def load_bundle(
-    path: Path, device: str = "auto", weights: WeightFormat = "saved", history_cache_bytes: int = 0
+    path: Path | Bundle, device: str = "auto", weights: WeightFormat = "saved", history_cache_bytes: int = 0
 ) -> LoadedBundle:
     """Verify a bundle, load it and test that its backbone decodes rightly.
 
     Args:
+        path: its folder; or the bundle, opened.
         device: where the language model runs; ``auto`` takes a GPU where there is one.
         weights: how its weights lie in memory, see :mod:`sidera.model.weight_formats`.
         history_cache_bytes: how much is kept of the histories that it reads; 0 keeps nothing.
@@ -76,7 +77,7 @@ def load_bundle(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     check_weight_format(weights, device)
-    bundle = open_bundle(path)
+    bundle = path if isinstance(path, Bundle) else open_bundle(path)
     manifest = bundle.manifest
     settings = manifest.parts["language_model"]
     vocabulary = bundle_vocabulary(manifest)

@@ -170,20 +170,25 @@ class Recommender:
         """What neighbours know of the leaves, for histories of item numbers of the asked domain, oldest first."""
         if self.neighbours is None:
             return None
-        leaves, masses = [], []
+        leaves, masses, shares = [], [], []
         for domain, numbers in zip(domains, histories, strict=True):
-            item_S, mass_S = self.neighbours.known(domain, numbers)
+            known = self.neighbours.known_of(domain, numbers)
+            shares.append(known.shares.popularity)
+            item_S, mass_S = known.listed()
             leaf_S = self.catalog.leaves(item_S)
             here_S = leaf_S >= 0  # of items that were removed the language model gets the share
             leaves.append(leaf_S[here_S] + self._serving.first_leaf[domain])
             masses.append(mass_S[here_S])
-        shares = [self.neighbours.shares_of(domain).popularity for domain in domains]
         return KnownMass.build(leaves, masses, shares, self._serving.popularity_below_N, self.model.device)
 
     def replace_catalog(self, prepared: PreparedCatalog) -> None:
         """Serve another snapshot from now on."""
         self._serving = prepared
         self._columns = prepared.item_filter.columns
+
+    def replace_neighbours(self, neighbours: Neighbours) -> None:
+        """Mix other counts of the same items in from now on."""
+        self._serving = replace(self._serving, neighbours=neighbours)
 
     def recommend(self, queries: Sequence[Query]) -> list[Recommendation]:
         """Answer queries, those of all domains together.

@@ -10,8 +10,8 @@ import typer
 
 from benchmarks import catalog_scale
 from benchmarks.catalog_scale import TASKS, scale_figures
-from benchmarks.catalog_scale_child import DOMAIN, SIZES, build, resident
-from benchmarks.catalog_synthetic import ID_LENGTH, made_up_items, made_up_sids
+from benchmarks.catalog_scale_child import build, resident
+from benchmarks.catalog_synthetic import DOMAIN, ID_LENGTH, SIZES, made_up_items, made_up_sids, new_items
 from sidera.catalog import Catalog
 
 
@@ -72,6 +72,16 @@ def test_what_a_process_found_becomes_bytes_an_item() -> None:
         },
         "change": {f"{state}_{name}": 0.002 for state in ("one", "later") for name in ("add", "remove", "hide")},
         "search": {"ratio": 1.01, "note": "a note", "added": 10, "removed": 9},
+        "fold": {
+            **dict.fromkeys(("seconds", "cpu_seconds", "longest", "median", "quiet_longest", "quiet_median"), 0.02),
+            "moved_seconds": 0.001,
+            "bytes": 1_300,
+            "searches": 60,
+            "ratio": 1.02,
+            "note": "",
+            "added": 5,
+            "removed": 5,
+        },
     }
     figures = scale_figures(100, found)
     assert (figures["opened_bytes_per_item"].value, figures["used_bytes_per_item"].value) == (10.0, 26.0)
@@ -79,6 +89,7 @@ def test_what_a_process_found_becomes_bytes_an_item() -> None:
     assert figures["used_bytes_per_item"].holds is False
     assert (figures["whole_bytes_per_item"].value, figures["whole_bytes_per_item"].holds) == (17.0, True)
     assert figures["add_one_ms"].value == 2.0
+    assert (figures["fold_longest_pause_ms"].value, figures["fold_bytes_per_item"].value) == (20.0, 13.0)
     assert set(TASKS) == set(found)
 
 
@@ -88,6 +99,9 @@ def test_a_catalog_of_the_benchmark_is_one_that_a_bundle_holds(tmp_path: Path) -
     assert len(catalog) == 2_000
     assert catalog.item(5).title is not None
     assert resident()["anonymous"] > 2**20
+    new = new_items(catalog, 50)
+    assert len({item.sid for item in new}) == 50
+    assert not any(catalog.holder(DOMAIN, item.sid) for item in new)
 
 
 def test_a_process_that_fails_is_told_with_what_it_said(

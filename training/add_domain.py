@@ -24,7 +24,7 @@ from sidera.catalog import Catalog
 from sidera.disk_arrays import open_tensor, read_rows
 from sidera.embedding import TextEncoder, embedder_identity
 from sidera.items.assignment import assign_sids, domain_full
-from sidera.items.neighbours import Neighbours, load_neighbours, save_neighbours
+from sidera.items.neighbours import load_neighbours, save_neighbours
 from sidera.language_model import LanguageModel
 from sidera.loading import bundle_vocabulary, load_bundle_backbone
 from sidera.manifest import Manifest
@@ -40,7 +40,7 @@ from training.joining import config_for_joining, free_token, read_joining
 from training.language_model import Phase, train_adapter
 from training.mixture_stage import Weighed, mixture_stage
 from training.model_stages import backbone_validation
-from training.neighbour_stage import shares_in
+from training.neighbour_stage import weights_in
 from training.no_text import check_interactions, fill_vectors
 from training.pipeline import check_place, choose_device, silent, whole_bundle
 from training.processes import first_goes_first, is_first, join
@@ -101,7 +101,7 @@ def add_domain(
             return Added(manifest, json.loads((work / "evaluation" / "metrics.json").read_text()))
         if threads:
             torch.set_num_threads(threads)
-        run = Run(config, dataset, split_events(dataset), work, device, say)
+        run = Run(config, dataset, split_events(dataset, config.split), work, device, say)
         return _Addition(run, bundle, token, inputs).made(out)
 
 
@@ -247,14 +247,12 @@ class _Addition:
                 before = load_neighbours(self.bundle.path(listed))
                 catalogs, config = (self.before, catalog), self.run.config.neighbours
                 grown = grown_neighbours(before, catalogs, joining, self.run.events, self.index, config)
-                shares = shares_in(self.run, self.run.recommender(model, catalog), grown, self.index)
-                weighed = {**grown.shares, self.name: shares}
-                save_neighbours(
-                    Neighbours(
-                        grown.transitions, grown.similar, grown.popularity, weighed, grown.unseen, grown.reading
-                    ),
-                    path,
-                )
+                weights = weights_in(self.run, self.run.recommender(model, catalog), grown, self.index)
+                shares = {**grown.shares, self.name: weights.shares}
+                routers = dict(grown.routers)
+                if weights.router is not None:
+                    routers[self.name] = weights.router
+                save_neighbours(replace(grown, shares=shares, routers=routers), path)
         return (None if listed is None else path), made
 
     def _evaluation_stage(

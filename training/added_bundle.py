@@ -27,7 +27,15 @@ from sidera.manifest import Manifest
 from training.bundling import NEIGHBOURS_FILE, commit_of_code, save_vectors
 from training.config import NeighboursConfig
 from training.data import DomainData
-from training.neighbour_lists import joined, popularity_of, similar_of, transitions_of
+from training.neighbour_lists import (
+    borrowers_of,
+    counts_of,
+    joined,
+    popularity_of,
+    similar_of,
+    trained_until,
+    transitions_of,
+)
 from training.split import Events
 
 _MADE_ANEW = ("backbone/", "catalog/", "samples/requests.json", "report/metrics.json")
@@ -115,15 +123,22 @@ def grown_neighbours(
     popularity = np.zeros(len(new), dtype=np.float32)
     popularity[numbers_A] = before.popularity
     popularity[numbers_I] = popularity_of(events, index, count)
-    followers = {_BEFORE: _matrix(before.transitions), domain: transitions_of(events, index, count, config)}
+    followers = {_BEFORE: _matrix(before.transitions), domain: transitions_of(events, index, count, before.rule)}
     alike = {_BEFORE: _matrix(before.similar.base), domain: similar_of(joining.vectors_ID, config, domain)}
+    borrowed = {domain: borrowers_of(alike[domain], counts_of(events, index, count))}
+    if before.borrowers is not None:
+        borrowed[_BEFORE] = _matrix(before.borrowers)
     return Neighbours(
         joined(followers, numbers, len(new)),
         GrownLists(joined(alike, numbers, len(new))),
         popularity,
-        before.shares | {domain: Shares()},
+        {**before.shares, domain: Shares()},
         before.unseen,
         before.reading,
+        before.rule,
+        {**before.trained_until, domain: trained_until(events, index)},
+        routers=before.routers,
+        borrowers=joined(borrowed, numbers, len(new)),
     )
 
 

@@ -24,9 +24,10 @@ from sidera.loading import LoadedBundle, load_bundle
 from training.data import DomainData, read_dataset
 from training.data_files import domain_folders
 from training.errors import DataError
-from training.evaluation import evaluate
+from training.evaluation import drawn_targets, evaluate
+from training.memory_experts import expert_report
 from training.progress import track
-from training.split import Part, split_events
+from training.split import CalendarSplit, Events, Part, split_events, targets
 
 Vectors = npt.NDArray[np.float32]
 
@@ -46,6 +47,7 @@ def evaluate_bundle(
     domains: Sequence[str] | None = None,
     new: bool = False,
     most: int = 0,
+    experts: bool = False,
 ) -> Evaluated:
     """Score a bundle's recommender on the test events of a data folder.
 
@@ -53,6 +55,7 @@ def evaluate_bundle(
         domains: only these of ``data``; None: those that the bundle holds, with ``new`` all.
         new: domains and items that the bundle does not hold get SIDs from its tokenizer first.
         most: test targets of a domain; 0: all.
+        experts: report every part of the mixture alone, every pair and all of them too.
 
     Raises:
         BundleError: the bundle cannot be read.
@@ -78,17 +81,32 @@ def evaluate_bundle(
             )
         unseen = "" if domain.name in loaded.manifest.domains else ", a domain that training never saw"
         notes.append(f"{domain.name}{unseen}: {len(missing):,} items got their SIDs from the bundle's tokenizer.")
-        alike = _register(loaded, alike, domain, missing, vectors[number])
+        alike = register_items(loaded, alike, domain, missing, vectors[number])
     trained = [name for name in names if name in loaded.manifest.domains]
     if trained and dataset.digest != loaded.manifest.lineage["data"]:
         notes.append(
             "the data and domains are not those that the bundle was trained on: histories hold what these domains say, "
             f"and if they have other events, {', '.join(trained)} may have been learned from these targets."
         )
-    events = split_events(dataset)
+    moments = loaded.manifest.config.get("split")  # a bundle of a release before calendar splits has none
+    events = split_events(dataset, None if moments is None else CalendarSplit(**moments))
     seed = int(loaded.manifest.config["seed"])
     report = evaluate(loaded.recommender, dataset.domains, events, vectors, Part.TEST, seed, most)
+    if experts:
+        _add_experts(report, loaded, dataset.domains, events, seed, most)
     return Evaluated(report, tuple(notes))
+
+
+def _add_experts(
+    report: dict[str, Any], loaded: LoadedBundle, domains: Sequence[DomainData], events: Events, seed: int, most: int
+) -> None:
+    """``experts`` of every domain of a report, on the targets that the report is over."""
+    every = targets(events, Part.TEST)
+    for index, domain in enumerate(domains):
+        own = drawn_targets([target for target in every if target.domain == index], most, (seed, index))
+        if own:
+            found = expert_report(loaded.recommender, domains, index, events, own, seed)
+            report["domains"][domain.name]["experts"] = found
 
 
 def _names(
@@ -128,7 +146,7 @@ def _known_vectors(path: Path, catalog: Catalog, domains: Sequence[DomainData]) 
     return vectors
 
 
-def _register(
+def register_items(
     loaded: LoadedBundle, alike: Alike | None, domain: DomainData, missing: Sequence[int], vectors_ID: Vectors
 ) -> Alike | None:
     """Give items SIDs, fill in their vectors, and let the recommender serve them; what ``alike`` is then."""

@@ -46,6 +46,7 @@ class Trained:
         tokenization_report: a folder with figures and plots.
         lineage: digests of what the bundle was made from.
         samples: ``/recommend`` bodies to warm a service up with.
+        evaluation_users: a few users to look at, as ``domain``, ``history`` and ``target``, which training did not see.
     """
 
     config: TrainConfig
@@ -64,6 +65,7 @@ class Trained:
     tokenization_report: Path
     lineage: Mapping[str, Any]
     samples: Sequence[Mapping[str, Any]]
+    evaluation_users: Sequence[Mapping[str, Any]] = ()
 
 
 def write_trained_bundle(path: Path, trained: Trained) -> Manifest:
@@ -123,6 +125,7 @@ def _fill(folder: Path, trained: Trained) -> None:
         shutil.copyfile(trained.neighbours, folder / NEIGHBOURS_FILE)
     save_vectors(folder / "catalog" / "vectors.safetensors", trained.catalog, trained.vectors)
     _write_json(folder / "samples" / "requests.json", list(trained.samples))
+    _write_json(folder / "samples" / "evaluation_users.json", list(trained.evaluation_users))
     _write_json(folder / "report" / "metrics.json", dict(trained.metrics))
     shutil.copytree(trained.tokenization_report, folder / "report", dirs_exist_ok=True)
 

@@ -138,6 +138,7 @@ def evaluate(
     new: Annotated[bool, typer.Option("--new", help="Give domains and items that it lacks SIDs first.")] = False,
     targets: Annotated[int, typer.Option(min=0, help="Test targets of a domain, drawn alike each time; 0: all.")] = 0,
     slices: Annotated[bool, typer.Option("--slices", help="Show cold users, short and long histories too.")] = False,
+    experts: Annotated[bool, typer.Option("--experts", help="Show what each part of the mixture gives.")] = False,
     json: Annotated[Path | None, typer.Option(dir_okay=False, help="Write the report here too.")] = None,
 ) -> None:
     """Score a bundle on the test events of a data folder, at item level, beside the floors."""
@@ -145,11 +146,13 @@ def evaluate(
 
     if json is not None:
         json.parent.mkdir(parents=True, exist_ok=True)
-    evaluated = evaluate_bundle(bundle, data, domains=_names(domains), new=new, most=targets)
+    evaluated = evaluate_bundle(bundle, data, domains=_names(domains), new=new, most=targets, experts=experts)
     console = _console()
     _print_report(console, evaluated.report)
     if slices:
         _print_slices(console, evaluated.report)
+    if experts:
+        _print_experts(console, evaluated.report)
     for note in evaluated.notes:
         console.print(f"Note: {note}", markup=False)
     if json is not None:
@@ -224,6 +227,25 @@ def _print_slices(console: Console, report: dict[str, Any]) -> None:
             table.add_row(*row, end_section=last)
     console.print(table)
     console.print("; ".join(f"{name}: {words}" for name, words in MEANING.items()) + ".", markup=False)
+
+
+def _print_experts(console: Console, report: dict[str, Any]) -> None:
+    """What each part of the mixture is worth, in a table that fits a terminal of 80 columns."""
+    table = Table(title="Parts of the mixture: NDCG@10", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("domain", overflow="fold")
+    table.add_column("parts", overflow="fold")
+    for column in ("Recall\n@10", "NDCG\n@10", "95 % interval", "rare\nitems"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for domain, part in report["domains"].items():
+        for place, (name, own) in enumerate(part["experts"].items()):
+            low, high = own["ndcg@10_interval"]
+            rare = own["slices"].get("rare")
+            figures = (f"{own['recall@10']:.4f}", f"{own['ndcg@10']:.4f}", f"{low:.4f} .. {high:.4f}")
+            last = place == len(part["experts"]) - 1
+            table.add_row(
+                domain if not place else "", name, *figures, "" if rare is None else f"{rare:.4f}", end_section=last
+            )
+    console.print(table)
 
 
 def _own(figures: dict[str, Any]) -> tuple[str, str, str]:

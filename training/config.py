@@ -17,6 +17,7 @@ from sidera.errors import EmbeddingError
 from training.backbones import is_scratch, shape_of
 from training.collaborative import CfSource
 from training.errors import ConfigError
+from training.split import CalendarSplit
 from training.tokenizers import read_config
 from training.trackers import check_trackers
 
@@ -264,11 +265,16 @@ class NeighboursConfig:
         backward: what an item counts for the one behind it, as a share of what it counts for the one before.
         smoothing: a list of followers with a count of c has a mass of c / (c + smoothing), the language model the rest.
         longest: items of a list of followers at the most.
+        half_life_days: in this time a transition loses half of its count, where events have real times; null: none.
         nearest: items of a list of alike ones.
         temperature: of the softmax over their cosines, at least 0.02: below, float32 knows no weights.
         recent: the newest items of a history whose lists are read.
         decay: what an item counts beside the next newer one.
-        unseen_share: the share of items alike in a domain that training never saw; the language model has the rest.
+        borrowing: what an item with fewer than 5 train events gets of its nearest ones' mass among followers, beside 1
+            for what it has itself; 0: nothing.
+        unseen_share: the share of items alike in a domain that training never saw; the language model has the rest. Two
+            thirds of it are the followers' where events have brought any.
+        router: whether each history has its own shares, where they rank validation targets better; else fixed ones.
     """
 
     __pydantic_config__ = _STRICT
@@ -278,18 +284,23 @@ class NeighboursConfig:
     backward: float = 0.2
     smoothing: float = 5.0
     longest: int = 100
+    half_life_days: float | None = None
     nearest: int = 60
     temperature: float = 0.1
     recent: int = 5
     decay: float = 0.6
+    borrowing: float = 1.0
     unseen_share: float = 0.9
+    router: bool = True
 
     def __post_init__(self) -> None:
         _positive(self, "window", "longest", "nearest", "temperature", "recent")
+        if self.half_life_days is not None:
+            _positive(self, "half_life_days")
         if self.temperature < 0.02:
             raise _RangeError(f"temperature is {self.temperature}; set 0.02 or a value above it")
         _share(self, "backward", "decay")
-        _not_negative(self, "smoothing")
+        _not_negative(self, "smoothing", "borrowing")
         if not 0 <= self.unseen_share <= 0.99:
             raise _RangeError(
                 f"unseen_share is {self.unseen_share}; set a share from 0 to 0.99: items need some chance"
@@ -305,6 +316,9 @@ class TrainConfig:
         out: where the bundle goes; what the run needs on the way lies beside it, in ``<out>.work``.
         domains: the domains to train on; empty: all that ``data`` holds.
         min_interactions: users with fewer events in a domain are left out of it.
+        forget: a file of users to forget, JSON lines ``{"user_id": ..., "deleted_at": ...}``; None: nobody. Their
+            events up to that time are dropped before all else.
+        split: calendar moments at which validation and test begin; None: by each user's last events.
         tokenizer: ``method``, and that method's own settings.
         threads: CPU threads, 0 for all cores.
         test_targets: of each domain, that the report is over; 0 for all.
@@ -320,6 +334,8 @@ class TrainConfig:
     language_model: LanguageModelConfig
     domains: tuple[str, ...] = ()
     min_interactions: int = 0
+    forget: str | None = None
+    split: CalendarSplit | None = None
     seed: int = 0
     encoder: EncoderSpec = field(default_factory=EncoderSpec)
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -351,7 +367,7 @@ class TrainConfig:
     def digestible(self) -> dict[str, Any]:
         """The config as JSON, without what changes no result."""
         document = asdict(self)
-        for place in ("data", "out", "device", "threads", "trackers"):
+        for place in ("data", "out", "device", "threads", "trackers", "forget"):
             del document[place]
         document["tokenizer"].pop("cf_vectors", None)  # the place; its content has a digest of its own
         return document

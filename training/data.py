@@ -17,6 +17,7 @@ from training.data_files import INTERACTION_FILES, ITEM_FILES, domain_folders, f
 from training.data_interactions import read_interactions
 from training.data_items import read_items
 from training.errors import DataError
+from training.forgetting import read_deletions
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,11 +41,16 @@ class DomainData:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """All domains that were read, the users of them all, and a digest of the files' bytes and the options."""
+    """All domains that were read, the users of them all, and a digest of the files' bytes and the options.
+
+    ``forgotten_events`` and ``forgotten_users``: what the list of users to forget took away.
+    """
 
     domains: tuple[DomainData, ...]
     users: tuple[str, ...]
     digest: str
+    forgotten_events: int = 0
+    forgotten_users: int = 0
 
     def domain(self, name: str) -> DomainData:
         """The domain of that name.
@@ -58,13 +64,16 @@ class Dataset:
         raise DataError(f"domain {name!r} is not in the data; choose among {', '.join(d.name for d in self.domains)}")
 
 
-def read_dataset(folder: Path, domains: Sequence[str] | None = None, min_interactions: int = 0) -> Dataset:
+def read_dataset(
+    folder: Path, domains: Sequence[str] | None = None, min_interactions: int = 0, forget: Path | None = None
+) -> Dataset:
     """Read the domains asked for (all: in the order of their names) and check every row.
 
     Args:
         folder: holds one sub-folder a domain, with ``items.jsonl[.gz]`` and ``interactions.{csv,csv.gz,parquet}``.
         domains: names of domains, in the order wanted.
         min_interactions: events of a user in a domain are dropped where they are fewer. Items all stay.
+        forget: a list of users whose events up to a time are dropped before all else, see ``training.forgetting``.
 
     Raises:
         DataError: ``<file>:<line>: <reason; what to do>`` about the first bad row, or about a file as a whole.
@@ -72,6 +81,9 @@ def read_dataset(folder: Path, domains: Sequence[str] | None = None, min_interac
     read: list[DomainData] = []
     user_number: dict[str, int] = {}
     files: dict[str, list[str]] = {}
+    deletions = None if forget is None else read_deletions(forget)
+    forgotten: set[str] = set()
+    forgotten_events = 0
     for path in domain_folders(folder, domains):
         items_path = find_file(path, ITEM_FILES)
         items = read_items(items_path)
@@ -79,7 +91,15 @@ def read_dataset(folder: Path, domains: Sequence[str] | None = None, min_interac
         interactions_path = find_file(path, INTERACTION_FILES)
         rows = read_interactions(interactions_path, items.item_ids)
         rows.bad.raise_first()
-        kept_E = ~few_interactions(rows.user_E, min_interactions)
+        remembered_E = np.ones(len(rows.user_E), dtype=bool)
+        if deletions is not None:
+            remembered_E = ~deletions.forgets(rows.users, rows.user_E, rows.time_E)
+            forgotten.update(rows.users[user] for user in np.unique(rows.user_E[~remembered_E]).tolist())
+            forgotten_events += int((~remembered_E).sum())
+            if not remembered_E.any():
+                raise DataError(f"{interactions_path}: all of its users are to be forgotten; leave the domain out")
+        kept_E = remembered_E.copy()
+        kept_E[remembered_E] = ~few_interactions(rows.user_E[remembered_E], min_interactions)
         if not kept_E.any():
             raise DataError(f"{interactions_path}: no user has {min_interactions} interactions; ask for fewer")
         user_E = rows.user_E[kept_E]
@@ -96,8 +116,11 @@ def read_dataset(folder: Path, domains: Sequence[str] | None = None, min_interac
             )
         )
         files[path.name] = [items.sha256, rows.sha256]
-    what = json.dumps({"domains": list(files.items()), "min_interactions": min_interactions})
-    return Dataset(tuple(read), tuple(user_number), hashlib.sha256(what.encode()).hexdigest())
+    what: dict[str, object] = {"domains": list(files.items()), "min_interactions": min_interactions}
+    if deletions is not None:
+        what["forget"] = deletions.sha256
+    digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()
+    return Dataset(tuple(read), tuple(user_number), digest, forgotten_events, len(forgotten))
 
 
 def few_interactions(user_E: npt.NDArray[np.int32], min_interactions: int) -> npt.NDArray[np.bool_]:

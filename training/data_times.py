@@ -91,7 +91,7 @@ def _parse_texts(column: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.b
     other_E = np.flatnonzero(~number_E & ~empty_E)
     if len(other_E):
         encoded = pc.dictionary_encode(texts.take(pa.array(other_E)).combine_chunks())
-        values = np.array([_iso_seconds(text) for text in encoded.dictionary.to_pylist()], dtype=np.float64)
+        values = np.array([iso_seconds(text) for text in encoded.dictionary.to_pylist()], dtype=np.float64)
         codes = encoded.indices.to_numpy()
         seconds_E[other_E] = values[codes]
         spelled_E = np.array([_is_spelled_number(text) for text in encoded.dictionary.to_pylist()])[codes]
@@ -99,7 +99,7 @@ def _parse_texts(column: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.b
     return seconds_E, empty_E, unread_E
 
 
-def _iso_seconds(text: str) -> float:
+def iso_seconds(text: str) -> float:
     """Unix seconds of an ISO 8601 time, UTC where it names no zone; NaN where it is none."""
     try:
         when = datetime.fromisoformat(text)

@@ -20,7 +20,8 @@ STEPS = 20
 """Shares are multiples of a twentieth."""
 
 NEARLY_BEST = 0.995
-"""Of the highest NDCG@10. Among the mixtures that have as much, noise decides; so the likeliest one is taken."""
+"""Of the highest NDCG@10; and all mixtures whose mean is no more than one standard error of the difference below it.
+Among these noise decides, so the likeliest one is taken: of few targets many are, and likelihood chooses better."""
 
 _LEAST = 1e-12
 
@@ -56,16 +57,27 @@ def best_shares(candidates: Sequence[Candidates]) -> Masses:
     begin_X = np.cumsum([0, *(own.mass_GC.shape[1] for own in known)])
     target_X = begin_X[:-1] + [own.target or 0 for own in known]
     length_X = np.diff(begin_X)
-    ndcg_W, likelihood_W = np.empty(len(shares_WG)), np.empty(len(shares_WG))
+    ndcg_WX, likelihood_W = np.empty((len(shares_WG), len(known)), dtype=np.float32), np.empty(len(shares_WG))
     for row, share_G in enumerate(shares_WG):
         score_Z = share_G @ mass_GZ
         score_X = score_Z[target_X]
         better_X = np.add.reduceat(score_Z > np.repeat(score_X, length_X), begin_X[:-1])
-        ndcg_W[row] = ndcg_values(np.where(score_X > 0, better_X, ABSENT), PLACES).sum()
+        ndcg_WX[row] = ndcg_values(np.where(score_X > 0, better_X, ABSENT), PLACES)
         likelihood_W[row] = np.log(np.maximum(score_X, _LEAST)).sum()
-    likelihood_W[ndcg_W < NEARLY_BEST * ndcg_W.max()] = -np.inf
+    likelihood_W[~_as_good(ndcg_WX, len(candidates))] = -np.inf
     best_G: Masses = shares_WG[likelihood_W.argmax()]
     return best_G
+
+
+def _as_good(ndcg_WX: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.bool_]:
+    """The mixtures that rank the targets nearly best; ``count`` is of all targets, known or not. Shape: bool[W]."""
+    sum_W = ndcg_WX.sum(axis=1, dtype=np.float64)
+    behind_WX = ndcg_WX[sum_W.argmax()] - ndcg_WX
+    behind_W = behind_WX.sum(axis=1, dtype=np.float64) / count
+    square_W = np.einsum("wx,wx->w", behind_WX, behind_WX, dtype=np.float64) / count
+    error_W = np.sqrt(np.maximum(square_W - behind_W**2, 0) / count)
+    as_good_W: npt.NDArray[np.bool_] = (sum_W >= NEARLY_BEST * sum_W.max()) | (behind_W <= error_W)
+    return as_good_W
 
 
 def grid(distributions: int) -> Masses:

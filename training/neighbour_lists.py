@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
+from sidera.items.borrowing import FEW, NEAREST
 from sidera.items.neighbours import NeighbourLists
+from sidera.items.transitions import TransitionRule, pairs_of
 from sidera.items.unit_vectors import unit_rows
 from training.config import NeighboursConfig
 from training.progress import track
@@ -20,23 +22,29 @@ from training.split import Events, Part
 _SCORES_AT_ONCE = 16_000_000
 
 
-def transitions_of(events: Events, domain: int, num_items: int, config: NeighboursConfig) -> sp.csr_matrix:
+def rule_of(config: NeighboursConfig, events: Events) -> TransitionRule:
+    """What an event adds; counts are of the time of the newest train event that has a real one."""
+    real_E = _trained(events) & events.real_time_E
+    newest = float(events.time_E[real_E].max(initial=0))
+    return TransitionRule(config.window, config.backward, config.longest, config.half_life_days, newest)
+
+
+def trained_until(events: Events, domain: int) -> float | None:
+    """The time of a domain's newest train event, unix seconds; None where times are positions, or none is there."""
+    real_E = _train(events, domain) & events.real_time_E
+    return float(events.time_E[real_E].max()) if real_E.any() else None
+
+
+def transitions_of(events: Events, domain: int, num_items: int, rule: TransitionRule) -> sp.csr_matrix:
     """How often an item came near each other one in the train part's sequences of its domain: float32[I, I]."""
     train_E = np.flatnonzero(_train(events, domain))
-    item_E, user_E = events.item_E[train_E].astype(np.int64), events.user_E[train_E]
-    befores, afters, counts = [], [], []
-    for distance in range(1, config.window + 1):
-        same_user = user_E[distance:] == user_E[:-distance]
-        before, after = item_E[:-distance][same_user], item_E[distance:][same_user]
-        befores += [before, after]
-        afters += [after, before]
-        weight = distance**-0.5
-        counts += [np.full(len(before), weight), np.full(len(before), config.backward * weight)]
-    entries = (np.concatenate(counts), (np.concatenate(befores), np.concatenate(afters)))
-    counted = sp.coo_matrix(entries, shape=(num_items, num_items)).tocsr()
-    counted.setdiag(0)
+    time_E = np.where(events.real_time_E[train_E], events.time_E[train_E], rule.reference)
+    before_X, after_X, count_X = pairs_of(
+        events.item_E[train_E], time_E, np.ones(len(train_E)), rule, user_E=events.user_E[train_E]
+    )
+    counted = sp.coo_matrix((count_X, (before_X, after_X)), shape=(num_items, num_items)).tocsr()
     counted.eliminate_zeros()
-    return _longest(counted, config.longest)
+    return _longest(counted, rule.longest)
 
 
 def similar_of(vectors_ID: npt.NDArray[np.floating], config: NeighboursConfig, label: str) -> sp.csr_matrix:
@@ -69,9 +77,32 @@ def similar_of(vectors_ID: npt.NDArray[np.floating], config: NeighboursConfig, l
 
 def popularity_of(events: Events, domain: int, num_items: int) -> npt.NDArray[np.float32]:
     """The share of each item in the train events of its domain. Shape: float32[I]; zeros where there are none."""
-    count_I = np.bincount(events.item_E[_train(events, domain)], minlength=num_items)
+    count_I = counts_of(events, domain, num_items)
     share_I: npt.NDArray[np.float32] = (count_I / max(1, count_I.sum())).astype(np.float32)
     return share_I
+
+
+def borrowers_of(similar: sp.csr_matrix, count_I: npt.NDArray[np.integer]) -> sp.csr_matrix:
+    """What part of an item's mass in a list of followers each hardly known item borrows: float32[I, I].
+
+    Args:
+        similar: the items alike of each.
+        count_I: train events of each.
+    """
+    kept = _longest(similar, NEAREST)
+    row_X = np.repeat(np.arange(kept.shape[0]), np.diff(kept.indptr))
+    whole_I = np.bincount(row_X, weights=kept.data, minlength=kept.shape[0])
+    wanting_I = np.maximum(0, 1 - count_I / FEW)
+    part_X = (wanting_I[row_X] * kept.data / whole_I[row_X]).astype(np.float32)
+    borrowed = sp.coo_matrix((part_X, (kept.indices, row_X)), shape=kept.shape).tocsr()
+    borrowed.eliminate_zeros()
+    return borrowed
+
+
+def counts_of(events: Events, domain: int, num_items: int) -> npt.NDArray[np.int64]:
+    """The train events of each item of a domain. Shape: int64[I]."""
+    count_I: npt.NDArray[np.int64] = np.bincount(events.item_E[_train(events, domain)], minlength=num_items)
+    return count_I
 
 
 def joined(
@@ -98,9 +129,15 @@ def joined(
 
 
 def _train(events: Events, domain: int) -> npt.NDArray[np.bool_]:
-    """The train events of a domain, those for the user router included: it learns nothing from the lists. bool[E]."""
-    counted_E: npt.NDArray[np.bool_] = np.isin(events.part_E, (Part.TRAIN, Part.ROUTER)) & (events.domain_E == domain)
-    return counted_E
+    """The train events of a domain. bool[E]."""
+    own_E: npt.NDArray[np.bool_] = _trained(events) & (events.domain_E == domain)
+    return own_E
+
+
+def _trained(events: Events) -> npt.NDArray[np.bool_]:
+    """All train events, those for the user router included: they are subtracted where it learns from them. bool[E]."""
+    trained_E: npt.NDArray[np.bool_] = np.isin(events.part_E, (Part.TRAIN, Part.ROUTER))
+    return trained_E
 
 
 def _longest(counted: sp.csr_matrix, longest: int) -> sp.csr_matrix:

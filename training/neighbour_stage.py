@@ -1,32 +1,44 @@
 """The stage of the neighbours: their lists, and the share of each in the mixture of every domain.
 
-The shares are those that rank the validation targets best, beside the language model as it will serve. An unseen
-domain has vectors and no events, and a language model that is sure of the wrong things: its share is a setting.
+The shares are those that rank validation targets best, beside the language model as it will serve; a router moves them
+for each history where that ranks better still. An unseen domain has vectors and no events, and a language model that is
+sure of the wrong things: its share is a setting.
 
-Shapes: I items of a domain, S listed items, C candidates of one target, G distributions.
+Shapes: I items of a domain.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from sidera.catalog import Catalog
-from sidera.items.neighbours import Found, GrownLists, Neighbours, Reading, Shares, load_neighbours, save_neighbours
+from sidera.items.memory_router import MemoryRouter
+from sidera.items.neighbours import GrownLists, Neighbours, Reading, Shares, load_neighbours, save_neighbours
 from sidera.language_model import LanguageModel
-from sidera.recommender import Query, Recommendation, Recommender
-from training.evaluation import query_of
-from training.mixture_shares import Candidates, best_shares
-from training.neighbour_lists import joined, popularity_of, similar_of, transitions_of
-from training.progress import track
+from sidera.recommender import Recommender
+from training.evaluation import drawn_targets
+from training.memory_proposals import Proposals
+from training.memory_router import fit_memory_router
+from training.mixture_shares import best_shares
+from training.neighbour_lists import (
+    borrowers_of,
+    counts_of,
+    joined,
+    popularity_of,
+    rule_of,
+    similar_of,
+    trained_until,
+    transitions_of,
+)
 from training.run import Run
+from training.split import Events, Part, targets
 from training.stages import Stage, stage
 
-_ANSWERED_AT_ONCE = 32
-_PROPOSED = 50
-"""Items that the language model and popularity each propose for a target; its mass of others is taken for 0."""
+_LEARNED_FROM = 2000
+"""Held-out events of a domain at the most that the router learns from."""
 
 _FILE = "neighbours.safetensors"
 
@@ -48,117 +60,104 @@ def neighbour_stage(
             save_neighbours(_weighed(run, model, catalog, listed), path)
     if not config.enabled:
         return None, made
-    shares = load_neighbours(path).shares
-    run.say("neighbours: " + "; ".join(f"{name} {_sentence(own)}" for name, own in shares.items()))
+    known = load_neighbours(path)
+    told = (f"{name} {_sentence(own, name in known.routers)}" for name, own in known.shares.items())
+    run.say("neighbours: " + "; ".join(told))
     return path, made
 
 
 def _listed(run: Run, catalog: Catalog, vectors: Mapping[str, npt.NDArray[np.float32]]) -> Neighbours:
     """The lists of all domains, without a share in anything."""
     config = run.config.neighbours
-    transitions, similar, numbers = {}, {}, {}
+    transitions, similar, borrowed, numbers = {}, {}, {}, {}
+    rule = rule_of(config, run.events)
     popularity = np.zeros(len(catalog), dtype=np.float32)
     for index, domain in enumerate(run.dataset.domains):
         name, count = domain.name, len(domain.item_ids)
         numbers[name] = np.array([catalog.find(name, item_id) for item_id in domain.item_ids], dtype=np.int64)
-        transitions[name] = transitions_of(run.events, index, count, config)
+        transitions[name] = transitions_of(run.events, index, count, rule)
         similar[name] = similar_of(vectors[name], config, name)
         popularity[numbers[name]] = popularity_of(run.events, index, count)
+        borrowed[name] = borrowers_of(similar[name], counts_of(run.events, index, count))
     return Neighbours(
         transitions=joined(transitions, numbers, len(catalog)),
         similar=GrownLists(joined(similar, numbers, len(catalog))),
         popularity=popularity,
         shares={},
         unseen=Shares(),
-        reading=Reading(config.recent, config.decay, config.nearest, config.temperature, config.smoothing),
+        reading=Reading(
+            config.recent, config.decay, config.nearest, config.temperature, config.smoothing, config.borrowing
+        ),
+        borrowers=joined(borrowed, numbers, len(catalog)),
+        rule=rule,
+        trained_until={domain.name: trained_until(run.events, row) for row, domain in enumerate(run.dataset.domains)},
     )
 
 
 def _weighed(run: Run, model: LanguageModel, catalog: Catalog, listed: Neighbours) -> Neighbours:
     """The same lists with the shares that rank the validation targets best."""
     recommender = run.recommender(model, catalog)
-    shares = {
-        domain.name: shares_in(run, recommender, listed, index)
+    found = {
+        domain.name: weights_in(run, recommender, listed, index)
         for index, domain in enumerate(run.dataset.domains)
         if run.validation_of(index)
     }
-    unseen = Shares(similar=run.config.neighbours.unseen_share)
-    return Neighbours(listed.transitions, listed.similar, listed.popularity, shares, unseen, listed.reading)
+    # Where events brought followers, two thirds of the share are theirs; where none did, all of it is for items alike.
+    third = run.config.neighbours.unseen_share / 3
+    return replace(
+        listed,
+        shares={name: weights.shares for name, weights in found.items()},
+        unseen=Shares(transitions=2 * third, similar=third),
+        routers={name: weights.router for name, weights in found.items() if weights.router is not None},
+    )
 
 
-def shares_in(run: Run, recommender: Recommender, listed: Neighbours, index: int) -> Shares:
-    """The shares that rank one domain's validation targets best.
+@dataclass(frozen=True)
+class Weights:
+    """What weighs the mixture of one domain.
+
+    Attributes:
+        router: gives each history shares of its own; None: they rank no better than the fixed ones.
+    """
+
+    shares: Shares
+    router: MemoryRouter | None
+
+
+def weights_in(run: Run, recommender: Recommender, listed: Neighbours, index: int) -> Weights:
+    """The shares that rank one domain's targets best, and the router that ranks its validation targets better still.
+
+    The fixed shares are of the validation targets and the events that were held out for routers together.
 
     Args:
         recommender: the language model as it will serve, without neighbours.
         index: of a domain with validation targets.
     """
-    domain, catalog = run.dataset.domains[index], recommender.catalog
-    own = run.validation_of(index)
-    most = min(_PROPOSED, len(domain.item_ids))
-    queries = [replace(query_of(target, run.dataset.domains), num_results=most, beam_width=most) for target in own]
-    item_ids = [domain.item_ids[target.item] for target in own]
-    number_I = np.array([catalog.find(domain.name, item_id) for item_id in domain.item_ids], dtype=np.int64)
-    popular_P = number_I[np.argsort(-listed.popularity[number_I], kind="stable")[:most]]
-    candidates = []
-    for query, item_id, answer in zip(queries, item_ids, _answers(recommender, queries, domain.name), strict=True):
-        history = _own_numbers(catalog, query)
-        target = catalog.find(domain.name, item_id)
-        candidates.append(_candidates(listed, history, _ours(catalog, domain.name, answer), popular_P, target))
-    followed, near, popular, _ = best_shares(candidates).tolist()
-    return Shares(followed, near, popular)
+    counted = int(counts_of(run.events, index, len(run.dataset.domains[index].item_ids)).sum())
+    proposals = Proposals(recommender, listed, run.dataset.domains, index, counted)
+    validation = proposals.asked(run.validation_of(index))
+    held_out = [target for target in targets(run.events, Part.ROUTER) if target.domain == index]
+    drawn = drawn_targets(held_out, _LEARNED_FROM, (run.config.seed, index))
+    learned = proposals.asked(drawn, event_times(run.events, index, listed.rule.reference))
+    followed, near, popular, _ = best_shares([*validation.candidates, *learned.candidates]).tolist()
+    shares = Shares(followed, near, popular)
+    if not run.config.neighbours.router:
+        return Weights(shares, None)
+    return Weights(
+        shares, fit_memory_router(learned, validation, shares, run.config.seed, run.dataset.domains[index].name)
+    )
 
 
-def _answers(recommender: Recommender, queries: Sequence[Query], domain: str) -> list[Recommendation]:
-    """What the language model recommends, in the order of the queries."""
-    answers: list[Recommendation] = []
-    with track(f"neighbours {domain}: validation targets", len(queries)) as advance:
-        for begin in range(0, len(queries), _ANSWERED_AT_ONCE):
-            answers += recommender.recommend(queries[begin : begin + _ANSWERED_AT_ONCE])
-            advance(len(answers) - begin)
-    return answers
+def event_times(events: Events, domain: int, reference: float) -> dict[int, float]:
+    """The time of each user's event that is held out for routers; ``reference`` where times are positions."""
+    held = np.flatnonzero((events.part_E == Part.ROUTER) & (events.domain_E == domain))
+    time_E = np.where(events.real_time_E[held], events.time_E[held], reference)
+    return dict(zip(events.user_E[held].tolist(), time_E.tolist(), strict=True))
 
 
-def _ours(catalog: Catalog, domain: str, answer: Recommendation) -> Found:
-    """What the language model recommends, by number."""
-    numbers = [catalog.find(domain, item.item_id) for item in answer.items]
-    return np.array(numbers, dtype=np.int64), np.exp([item.score for item in answer.items])
-
-
-def _candidates(
-    listed: Neighbours,
-    history: Sequence[int],
-    ours: Found,
-    popular_P: npt.NDArray[np.int64],
-    target: int | None,
-) -> Candidates:
-    """What may come back for one history: all that any distribution proposes, but for the history itself.
-
-    What neighbours leave of their share goes to the language model, as where it is served.
-    """
-    followers, likes = listed.followers(history), listed.likes(history)
-    lists: list[Found] = [followers, likes, (popular_P, np.asarray(listed.popularity[popular_P], np.float64)), ours]
-    every_C = np.setdiff1d(np.concatenate([found_S for found_S, _ in lists]), history)
-    mass_GC = np.zeros((len(lists), len(every_C)))
-    mass_GC[2] = listed.popularity[every_C]
-    for row in (0, 1, 3):
-        found_S, mass_S = lists[row]
-        here_S = np.isin(found_S, every_C)
-        mass_GC[row, np.searchsorted(every_C, found_S[here_S])] = mass_S[here_S]
-    for row in (0, 1):
-        mass_GC[row] += (1 - lists[row][1].sum()) * mass_GC[3]
-    place = np.flatnonzero(every_C == target)
-    return Candidates(mass_GC, int(place[0]) if len(place) else None)
-
-
-def _own_numbers(catalog: Catalog, query: Query) -> list[int]:
-    found = [catalog.find(domain, item_id) for domain, item_id in query.history if domain == query.domain]
-    return [number for number in found if number is not None]
-
-
-def _sentence(shares: Shares) -> str:
+def _sentence(shares: Shares, routed: bool) -> str:
     ours = 1 - shares.transitions - shares.similar - shares.popularity
     return (
         f"language model {ours:.2f}, followers {shares.transitions:.2f}, alike {shares.similar:.2f}, "
-        f"popular {shares.popularity:.2f}"
+        f"popular {shares.popularity:.2f}" + (", moved by the router" if routed else "")
     )

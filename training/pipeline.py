@@ -65,7 +65,8 @@ def train(config: TrainConfig, say: Callable[[str], None]) -> Manifest:
     with first_goes_first():
         name = config.language_model.backbone
         pretrained = None if is_scratch(name) else find_pretrained(name)
-    dataset = read_dataset(Path(config.data), config.domains or None, config.min_interactions)
+    forget = None if config.forget is None else Path(config.forget)
+    dataset = read_dataset(Path(config.data), config.domains or None, config.min_interactions, forget)
     alignment = config.language_model.text_alignment
     if pretrained is not None and alignment is not None:
         check_text_alignment(alignment, pretrained, len(config.codebook_sizes), dataset)
@@ -85,7 +86,7 @@ def train(config: TrainConfig, say: Callable[[str], None]) -> Manifest:
             return manifest
         if config.threads:
             torch.set_num_threads(config.threads)
-        events = split_events(dataset)
+        events = split_events(dataset, config.split)
         if share := config.language_model.router_share:
             events = hold_out(events, share, config.language_model.router.most, config.seed)
         return _run_stages(Run(config, dataset, events, work, device, say, pretrained), out)
@@ -103,6 +104,8 @@ def _run_stages(run: Run, out: Path) -> Manifest:
     check_interactions(run.dataset, events)
     check_capacity({domain.name: len(domain.item_ids) for domain in domains}, run.config.tokenizer)
     run.say(f"data: {len(run.names)} domains, {len(run.dataset.users)} users, {len(events.user_E)} events")
+    if run.config.forget is not None:
+        run.say(f"forgotten: {run.dataset.forgotten_events} events of {run.dataset.forgotten_users} users")
     backbone_stage(run)
     encoder = TextEncoder(run.config.encoder, run.device)
     with first_goes_first():
@@ -164,6 +167,7 @@ def _run_stages(run: Run, out: Path) -> Manifest:
         tokenization_report=tokenized.folder / "report",
         lineage={"data": run.dataset.digest, "stages": evaluated.digest},
         samples=run.samples(),
+        evaluation_users=run.evaluation_users(),
     )
     with first_goes_first():
         manifest = write_trained_bundle(out, trained) if is_first() else open_bundle(out).manifest

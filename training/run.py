@@ -79,3 +79,16 @@ class Run:
                 bodies.append({"domain": name, "history": history, "num_results": 10})
             bodies.append({"domain": name, "history": [], "num_results": 10})
         return bodies
+
+    def evaluation_users(self) -> list[dict[str, Any]]:
+        """A few users whose next item only validation has seen: ``domain``, ``history`` and ``target``."""
+        users: list[dict[str, Any]] = []
+        for domain, name in enumerate(self.names):
+            own = [target for target in self.validation_of(domain) if target.history]
+            for target in own[:_SAMPLES_PER_DOMAIN]:
+                query = query_of(target, self.dataset.domains)
+                newest = query.history[-self.config.language_model.max_history :]
+                history = [{"domain": place, "item_id": item_id} for place, item_id in newest]
+                item_id = self.dataset.domains[domain].item_ids[target.item]
+                users.append({"domain": name, "history": history, "target": item_id})
+        return users

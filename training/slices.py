@@ -1,4 +1,4 @@
-"""Which targets of a domain belong to users of a kind: cold ones, short and long histories, users of several domains.
+"""Which targets of a domain are of a kind: of cold users, short and long histories, several domains, rare items.
 
 A target may be in several slices, or in none. Shapes: N targets.
 """
@@ -21,11 +21,16 @@ SHORT_HISTORY = 5
 LONG_HISTORY = 20
 """At least so many events, of all domains, are a long one."""
 
+RARE_EVENTS = 5
+"""An item with fewer train events is rare."""
+
 MEANING = {
     "cold": f"at most {COLD_EVENTS} train events in the domain",
     "short": f"a history of at most {SHORT_HISTORY} events",
     "long": f"a history of at least {LONG_HISTORY} events",
     "several": "a history of several domains",
+    "rare": f"an item with fewer than {RARE_EVENTS} train events",
+    "known": f"an item with at least {RARE_EVENTS} train events",
 }
 """What each slice holds, in words."""
 
@@ -41,6 +46,12 @@ def members(events: Events, asked: Sequence[Target]) -> dict[str, npt.NDArray[np
     key_N = np.array([target.user * domains + target.domain for target in asked], dtype=np.int64)
     known_N = key_N < len(count)
     train_N = np.where(known_N, count[np.where(known_N, key_N, 0)], 0) if len(count) else np.zeros(len(asked))
+    item_N = np.empty(len(asked), dtype=np.int64)
+    for domain in {target.domain for target in asked}:
+        own = np.array([row for row, target in enumerate(asked) if target.domain == domain])
+        item_of_own = np.array([asked[row].item for row in own])
+        events_I = np.bincount(events.item_E[train & (events.domain_E == domain)], minlength=item_of_own.max() + 1)
+        item_N[own] = events_I[item_of_own]
     length_N = np.array([len(target.history) for target in asked])
     several_N = [len({domain for domain, _ in (*t.history, (t.domain, t.item))}) > 1 for t in asked]
     return {
@@ -48,6 +59,8 @@ def members(events: Events, asked: Sequence[Target]) -> dict[str, npt.NDArray[np
         "short": length_N <= SHORT_HISTORY,
         "long": length_N >= LONG_HISTORY,
         "several": np.array(several_N, dtype=bool),
+        "rare": item_N < RARE_EVENTS,
+        "known": item_N >= RARE_EVENTS,
     }
 
 

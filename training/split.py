@@ -1,7 +1,8 @@
 """Splits events into train, validation and test, and builds the history of every target.
 
-Per (user, domain) with at least 3 events the last is test, the one before is validation, the rest is train; of some,
-the last train event can be held out for the user router. Times below ``POSITION_LIMIT`` are positions, not times: such
+Per (user, domain) with at least 3 events the last is test, the one before is validation, the rest is train; or, by
+calendar time, all before one moment is train, up to another one validation, and the rest test. Of some users the last
+train event can be held out for the user router. Times below ``POSITION_LIMIT`` are positions, not times: such
 a (user, domain) is never merged with other domains.
 Knows nothing of files or models. Shape legend: E events of all domains.
 """
@@ -14,13 +15,17 @@ import numpy as np
 import numpy.typing as npt
 
 from training.data import Dataset
+from training.data_times import LATEST_SECONDS, iso_seconds
+from training.errors import ConfigError, DataError
+from training.forgetting import FIRST_REAL_TIME
 
-POSITION_LIMIT = 10**8
+POSITION_LIMIT = FIRST_REAL_TIME
 """A time below this many seconds (before March 1973) is a position in the user's sequence."""
 
 
 class Part(IntEnum):
-    """What an event serves. CONTEXT: of a (user, domain) with fewer than 3 events; history only, never counted.
+    """What an event serves. CONTEXT: history only, never counted: of a (user, domain) with fewer than 3 events, or,
+    where calendar time splits, with positions for times.
 
     ROUTER: a train event that is held out from all that learns, the user router alone excepted.
     """
@@ -64,8 +69,53 @@ class Target:
     repeated: bool
 
 
-def split_events(dataset: Dataset) -> Events:
-    """Give every event its part, and sort the events."""
+class _MomentError(ConfigError, ValueError):
+    """A moment that cannot split. pydantic adds the section to every ``ValueError``."""
+
+
+@dataclass(frozen=True)
+class CalendarSplit:
+    """Moments that split the events of all users; each is unix seconds or an ISO 8601 time, UTC where it names no zone.
+
+    Attributes:
+        validation_from: events before it are train.
+        test_from: events before it and from ``validation_from`` on are validation, the rest is test.
+    """
+
+    validation_from: int | str
+    test_from: int | str
+
+    def __post_init__(self) -> None:
+        for name in ("validation_from", "test_from"):
+            if not POSITION_LIMIT <= _moment(getattr(self, name)) <= LATEST_SECONDS:
+                raise _MomentError(
+                    f"{name} is {getattr(self, name)}, which is no time; set unix seconds or an ISO 8601 time"
+                )
+        validation, test = self.moments
+        if validation >= test:
+            raise _MomentError(
+                f"validation_from {self.validation_from} is not before test_from {self.test_from}; set an earlier one"
+            )
+
+    @property
+    def moments(self) -> tuple[float, float]:
+        """Where validation and test begin, in unix seconds."""
+        return _moment(self.validation_from), _moment(self.test_from)
+
+
+def _moment(told: int | str) -> float:
+    return iso_seconds(told) if isinstance(told, str) else float(told)
+
+
+def split_events(dataset: Dataset, calendar: CalendarSplit | None = None) -> Events:
+    """Give every event its part, and sort the events.
+
+    Args:
+        calendar: splits by time; None: by each user's last events.
+
+    Raises:
+        DataError: ``calendar`` leaves a part without any event.
+    """
     counts = [len(domain.user_E) for domain in dataset.domains]
     user_E = np.concatenate([domain.user_E for domain in dataset.domains])
     item_E = np.concatenate([domain.item_E for domain in dataset.domains])
@@ -77,13 +127,14 @@ def split_events(dataset: Dataset) -> Events:
     order = np.lexsort((time_E, user_E))
     user_E, domain_E, time_E = user_E[order], domain_E[order], time_E[order]
     group_E = user_E.astype(np.int64) * len(counts) + domain_E
+    real_time_E = ~positional(group_E, time_E)
     return Events(
         user_E=user_E,
         domain_E=domain_E,
         item_E=item_E[order],
         time_E=time_E,
-        part_E=_parts(group_E),
-        real_time_E=~positional(group_E, time_E),
+        part_E=_parts(group_E) if calendar is None else _calendar_parts(time_E, real_time_E, calendar),
+        real_time_E=real_time_E,
         row_E=row_E[order],
     )
 
@@ -186,6 +237,25 @@ def _parts(group_E: npt.NDArray[np.int64]) -> npt.NDArray[np.int8]:
     sorted_parts[size < 3] = Part.CONTEXT
     part_E = np.empty_like(sorted_parts)
     part_E[order] = sorted_parts
+    return part_E
+
+
+def _calendar_parts(
+    time_E: npt.NDArray[np.int64], real_time_E: npt.NDArray[np.bool_], calendar: CalendarSplit
+) -> npt.NDArray[np.int8]:
+    """Parts int8[E] by time."""
+    validation, test = calendar.moments
+    part_E = np.full(len(time_E), Part.TRAIN, dtype=np.int8)
+    part_E[time_E >= validation] = Part.VALIDATION
+    part_E[time_E >= test] = Part.TEST
+    part_E[~real_time_E] = Part.CONTEXT
+    for part, where, change in (
+        (Part.TRAIN, f"before validation_from {calendar.validation_from}", "a later one"),
+        (Part.VALIDATION, f"from validation_from {calendar.validation_from} on and before test_from", "an earlier one"),
+        (Part.TEST, f"from test_from {calendar.test_from} on", "an earlier one"),
+    ):
+        if not (part_E == part).any():
+            raise DataError(f"split: no event with a real time lies {where}; set {change}")
     return part_E
 
 

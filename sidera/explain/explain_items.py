@@ -71,9 +71,10 @@ def _parts(
     neighbours, catalog = recommender.neighbours, recommender.catalog
     if neighbours is None:
         return [Parts(chance) for chance in chances]
-    shares = neighbours.shares_of(query.domain)
-    followed = _weighed(shares.transitions, neighbours.followers(asked.own))
-    alike = _weighed(shares.similar, neighbours.likes(asked.own))
+    known = neighbours.known_of(query.domain, asked.own)
+    shares = known.shares
+    followed = _weighed(shares.transitions, known.followers)
+    alike = _weighed(shares.similar, known.likes)
     rest = max(1.0 - shares.popularity - sum(followed.values()) - sum(alike.values()), 0.0)
     parts = []
     for item_id, chance in zip(item_ids, chances, strict=True):

@@ -1,16 +1,17 @@
 """Keeps the lists of items alike up to date while items join a catalog.
 
-An item that joins gets its own list, and enters the lists of those that it is nearer to than what they hold. What comes
-of many items is the same however they are batched, ties and rounding aside: a list always holds the nearest items by
-cosine, of equal ones those that were there before.
+An item that joins gets its own list, and enters the lists of those that it is nearer to than what they hold. One that
+was there before, with this vector or another one, leaves all lists first, which are filled up. What comes of many items
+is the same however they are batched, ties and rounding aside: a list always holds the nearest items by cosine, of equal
+ones those that were there before.
 
-Shapes: N items of the bundle, A items of a domain that were there before, M new ones, R some rows, D item vector dim, K
-items of a list.
+Shapes: N items of the bundle, A items of a domain that were there before, M new ones, O owners of lists, R some rows, D
+item vector dim, K items of a list, X any.
 """
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ import numpy.typing as npt
 from sidera.catalog import Catalog
 from sidera.disk_arrays import read_rows
 from sidera.errors import CatalogError
-from sidera.items.neighbours import GrownLists, Neighbours
+from sidera.items.neighbours import GrownLists, Listed, Neighbours
 from sidera.items.unit_vectors import unit_rows
 
 Numbers = npt.NDArray[np.int64]
@@ -62,10 +63,50 @@ class Alike:
         for domain, added in rows.items():
             for begin in range(0, len(added), _JOIN_AT_ONCE):
                 numbers, vectors_MD = zip(*added[begin : begin + _JOIN_AT_ONCE], strict=True)
-                grown = grown._joined(
-                    catalog, domain, np.array(numbers, dtype=np.int64), unit_rows(np.stack(vectors_MD))
-                )
+                numbers_M = np.array(numbers, dtype=np.int64)
+                grown = grown._without(catalog, domain, numbers_M)
+                grown = grown._joined(catalog, domain, numbers_M, unit_rows(np.stack(vectors_MD)))
         return grown
+
+    def _without(self, catalog: Catalog, domain: str, numbers_M: Numbers) -> "Alike":
+        """What it is once those of some items that were there before have left all lists; others take their places."""
+        parts = self.joined_before.get(domain, ())
+        joined = np.concatenate([np.empty(0, dtype=np.int64), *(number_P for number_P, _ in parts)])
+        again = numbers_M[(numbers_M < len(self.stored_ND)) | np.isin(numbers_M, joined)]
+        if not len(again):
+            return self
+        kept_of = [(number_P, unit_PD, ~np.isin(number_P, again)) for number_P, unit_PD in parts]
+        left = [(number_P[kept_P], unit_PD[kept_P]) for number_P, unit_PD, kept_P in kept_of if kept_P.any()]
+        fewer = replace(self, joined_before={**self.joined_before, domain: tuple(left)})
+        owner_O = self.neighbours.similar.holding(again)
+        owner_O = owner_O[~np.isin(owner_O, again) & (catalog.leaves(owner_O) >= 0)]
+        lists = self.neighbours.similar
+        changed = dict(lists.changed)
+        for begin in range(0, len(owner_O), _JOIN_AT_ONCE):
+            changed |= fewer._lists_of(catalog, domain, owner_O[begin : begin + _JOIN_AT_ONCE])
+        return replace(fewer, neighbours=self.neighbours.with_similar(GrownLists(lists.base, changed)))
+
+    def _lists_of(self, catalog: Catalog, domain: str, owner_O: Numbers) -> dict[int, Listed]:
+        """The lists of some items, of all items that are there."""
+        nearest = self.neighbours.reading.nearest
+        unit_OD = self._units(catalog, domain, owner_O)
+        own_item = np.empty((len(owner_O), 0), dtype=np.int64)
+        own_weight = np.empty((len(owner_O), 0), dtype=np.float32)
+        for before_R, unit_RD in self._before(catalog, domain):
+            weight_OR = self._weights(unit_OD, unit_RD)
+            weight_OR[owner_O[:, None] == before_R] = 0
+            own_item, own_weight = _nearest(own_item, own_weight, before_R, weight_OR, nearest)
+        return _listed(owner_O, own_item, own_weight)
+
+    def _units(self, catalog: Catalog, domain: str, numbers_O: Numbers) -> Vectors:
+        """The unit vectors of some items that are there. Shape: float32[O, D]."""
+        unit_OD = np.zeros((len(numbers_O), self.stored_ND.shape[1]), dtype=np.float32)
+        of_bundle_O = catalog.from_bundle(numbers_O)
+        unit_OD[of_bundle_O] = unit_rows(read_rows(self.stored_ND, numbers_O[of_bundle_O]))
+        for number_P, unit_PD in self.joined_before.get(domain, ()):
+            _, place_O, place_P = np.intersect1d(numbers_O, number_P, return_indices=True)
+            unit_OD[place_O] = unit_PD[place_P]
+        return unit_OD
 
     def _joined(self, catalog: Catalog, domain: str, numbers_M: Numbers, unit_MD: Vectors) -> "Alike":
         """What it is once some items of one domain have joined."""
@@ -94,14 +135,9 @@ class Alike:
         np.fill_diagonal(among_MM, 0.0)
         own_item, own_weight = _nearest(own_item, own_weight, numbers_M, among_MM, nearest)
 
-        changed = dict(lists.changed)
-        for number, item_K, weight_K in zip(numbers_M.tolist(), own_item, own_weight, strict=True):
-            listed = weight_K > 0
-            changed[number] = item_K[listed].astype(np.int32), weight_K[listed]
+        changed = {**lists.changed, **_listed(numbers_M, own_item, own_weight)}
         for number, item_X, weight_X in _by_owner(entering):
             was_item, was_weight = lists.of(number)
-            others = ~np.isin(was_item, numbers_M)  # what joins again may be there with its old weight
-            was_item, was_weight = was_item[others], was_weight[others]
             item_X, weight_X = np.concatenate([was_item, item_X]), np.concatenate([was_weight, weight_X])
             kept = np.lexsort((item_X, -weight_X))[:nearest]
             changed[number] = item_X[kept].astype(np.int32), weight_X[kept]
@@ -114,7 +150,9 @@ class Alike:
         for begin in range(0, len(number_A), _ROWS):
             number_R = number_A[begin : begin + _ROWS]
             yield number_R, unit_rows(read_rows(self.stored_ND, number_R))
-        yield from self.joined_before.get(domain, ())
+        for number_P, unit_PD in self.joined_before.get(domain, ()):
+            there_P = catalog.leaves(number_P) >= 0
+            yield number_P[there_P], unit_PD[there_P]
 
     def _weights(self, unit_MD: Vectors, unit_RD: Vectors) -> Vectors:
         """Of every pair; 0 where a vector is zero, which is like nothing. Shape: float32[M, R]."""
@@ -122,6 +160,12 @@ class Alike:
         weight_MR[~np.any(unit_MD, axis=1)] = 0
         weight_MR[:, ~np.any(unit_RD, axis=1)] = 0
         return weight_MR
+
+
+def _listed(owner_O: Numbers, item_OK: Numbers, weight_OK: Vectors) -> dict[int, Listed]:
+    """Lists by owner; what weighs nothing is not listed."""
+    found = zip(owner_O.tolist(), item_OK, weight_OK, strict=True)
+    return {owner: (item_K[weight_K > 0].astype(np.int32), weight_K[weight_K > 0]) for owner, item_K, weight_K in found}
 
 
 def _nearest(

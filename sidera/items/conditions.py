@@ -8,15 +8,20 @@ Shapes: R rows (items), V different values, X entries: a row and a value of it.
 """
 
 import math
+import sys
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from sidera.errors import FilterError
+
+_ENTRY_BYTES = 100
+"""Of a value in a list or a dictionary, the value itself aside."""
 
 Value = str | int | float | tuple[bool]
 """A value that items are compared by. 1 and 1.0 are equal; true is ``(True,)``, as it must not be equal to 1."""
@@ -142,6 +147,13 @@ class FieldColumn:
             rows=np.asarray(rows, dtype=np.int32)[np.argsort(places_X, kind="stable")],
             has_field=has_field,
         )
+
+    @cached_property
+    def num_bytes(self) -> int:
+        """The memory that it takes, about."""
+        numbers = len(self.numbers) * (sys.getsizeof(1.0) + _ENTRY_BYTES)
+        others = sum(sys.getsizeof(value) + _ENTRY_BYTES for value in self.place_of)
+        return self.begin.nbytes + self.rows.nbytes + numbers + others
 
     def matching(self, condition: Condition) -> npt.NDArray[np.int32]:
         """The rows that meet a condition on this field, in any order, some perhaps more than once."""

@@ -1,9 +1,10 @@
 """Which leaves of a catalog's snapshot pass a request's conditions, allow-list, and what the catalog hides.
 
-A field's column is built when a request first names it, once for a bundle: it is keyed by item number, which no
-snapshot changes. Items that were added or changed later have columns of their own, per snapshot. From then on a
-request's leaves come from array operations, and requests with the same conditions share one set. Any thread may ask:
-one that builds a column holds up only those that need the same one.
+A field's column is built when a request first names it, for all snapshots of a bundle: it is keyed by item number,
+which no snapshot changes. Columns that no request named for long go when all of them take too much memory. Items that
+were added or changed later have columns of their own, per snapshot. From then on a request's leaves come from array
+operations, and requests with the same conditions share one set. Any thread may ask: one that builds a column holds up
+only those that need the same one.
 
 Shapes: N leaves of a domain, R items of it that the bundle holds, X items that pass.
 """
@@ -29,17 +30,27 @@ _KEPT_SETS = 64
 _KEPT_LEAVES = 16_000_000
 """How many leaves they may list together: 128 MB."""
 
+MOST_BYTES = 256 * 1024 * 1024
+"""Of all columns, unless it is set."""
+
 _CHUNK = 65_536
 
 
 class BundleColumns:
-    """The columns of the items that a bundle holds, which all its snapshots share."""
+    """The columns of the items that a bundle holds, which all its snapshots share.
 
-    def __init__(self, catalog: Catalog) -> None:
+    Attributes:
+        most_bytes: what they may take together; the one named last stays in any case.
+        num_bytes: what they take.
+    """
+
+    def __init__(self, catalog: Catalog, most_bytes: int = MOST_BYTES) -> None:
+        self.most_bytes = most_bytes
+        self.num_bytes = 0
         self.table: pa.Table = catalog.bundle_items
         self._numbers: dict[str, npt.NDArray[np.int32]] = {}
         self._fields: dict[str, frozenset[str]] = {}
-        self._columns: dict[tuple[str, str], FieldColumn] = {}
+        self._columns: OrderedDict[tuple[str, str], FieldColumn] = OrderedDict()
         self._building: defaultdict[tuple[str, str], Lock] = defaultdict(Lock)
         self._lock = Lock()
 
@@ -65,7 +76,11 @@ class BundleColumns:
         """A column that was built; an empty one where it is known that no item has the field."""
         if field not in self._fields.get(domain, {field}):
             return FieldColumn.build((), field)
-        return self._columns.get((domain, field))
+        with self._lock:
+            known = self._columns.get((domain, field))
+            if known is not None:
+                self._columns.move_to_end((domain, field))
+            return known
 
     def _build(self, domain: str, field: str) -> FieldColumn:
         items = map(json.loads, self._texts(self.numbers(domain)))
@@ -75,9 +90,12 @@ class BundleColumns:
             fields: set[str] = set()
             column = FieldColumn.build(_noting(items, fields), field)
             self._fields[domain] = frozenset(fields)
-        if field in self._fields[domain]:
-            self._columns[domain, field] = column
         with self._lock:
+            if field in self._fields[domain]:
+                self._columns[domain, field] = column
+                self.num_bytes += column.num_bytes
+            while self.num_bytes > self.most_bytes and len(self._columns) > 1:
+                self.num_bytes -= self._columns.popitem(last=False)[1].num_bytes
             del self._building[domain, field]
         return column
 

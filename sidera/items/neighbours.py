@@ -1,240 +1,227 @@
 """What a user's last items say at once of the next one: items that followed them, items like them, popular ones.
 
 Three distributions over the items of the target's domain that need no forward pass. ``transitions``: what came near an
-item in the train part's sequences. ``similar``: the items whose vectors are nearest; it knows no user, so it serves a
-domain that training never saw. ``popularity``: the domain's train events. Each has a constant share of the mixture in
-each domain; the language model has the rest. The first two are read off the newest items of the history, the newer the
-more: P(i | S) = sum_j decay^j w(h_j, i) / sum_j decay^j over the items h_j that have a list, h_0 the newest. The
-weights w of a list sum to 1, those of followers to c / (c + smoothing) for a count of c: a list that stands on little
-leaves its mass to the language model.
+item in the train part's sequences, and in the events that came since. ``similar``: the items whose vectors are nearest;
+it knows no user, so it serves a domain that training never saw. ``popularity``: the domain's train events. Each has a
+share of the mixture in each domain, which a router may move for each history; the language model has the rest. How a
+history is read: :mod:`sidera.items.memory_reading`.
 
 All is keyed by item number, which never changes within a bundle; leaves are looked up per snapshot. Tensors of files:
-per list ``begin`` int64[N + 1], ``item`` int32[X], ``weight`` float32[X]; ``popularity`` float32[N].
+per list ``begin`` int64[N + 1], ``item`` int32[X], ``weight`` float32[X]; ``popularity`` float32[N]; the routers'.
 
-Shapes: N items of the bundle, X entries of all lists, S items found for one history.
+Shapes: N items of the bundle, X entries of all lists, S items found for one history, F features of a history.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from sidera.disk_arrays import open_tensors
 from sidera.errors import CatalogError
+from sidera.items.borrowing import Borrowers
+from sidera.items.memory_reading import NOTHING, Found, Reading, Shares, read_lists, summed
+from sidera.items.memory_router import MemoryRouter, features_of
+from sidera.items.neighbour_lists import GrownLists, GrownTransitions, Listed, NeighbourLists
+from sidera.items.transitions import TransitionDelta, TransitionRule
+
+__all__ = [
+    "Found",
+    "GrownLists",
+    "Known",
+    "Listed",
+    "NeighbourLists",
+    "Neighbours",
+    "Reading",
+    "Shares",
+    "load_neighbours",
+    "save_neighbours",
+]
 
 _ABOUT = "mixture"
-
-Listed = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
-"""Item numbers and weights."""
-
-Found = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
-"""Item numbers, each once, and their masses."""
+_ROUTER_PARTS = ("mean_F", "scale_F", "inner_HF", "inner_H", "outer_GH", "outer_G")
 
 
 @dataclass(frozen=True)
-class NeighbourLists:
-    """For each item a short list of others, with weights; what counts is their ratio within a list.
+class Known:
+    """What is known of one history.
 
     Attributes:
-        begin: where each item's list begins, and where the last one ends. Shape: int64[N + 1].
-        item: the listed item numbers. Shape: int32[X].
-        weight: above 0. Shape: float32[X].
+        followers: what followed its items; masses sum to at most 1, and to 0 where nothing did.
+        likes: what is like its items; masses sum to 1, or to 0 where nothing is known to be.
+        shares: of the mixture, for this history.
     """
 
-    begin: npt.NDArray[np.int64]
-    item: npt.NDArray[np.int32]
-    weight: npt.NDArray[np.float32]
+    followers: Found
+    likes: Found
+    shares: Shares
 
-    def of(self, number: int) -> Listed:
-        """The list of one item; empty for items that came later."""
-        if number + 1 >= len(self.begin):
-            return self.item[:0], self.weight[:0]
-        rows = slice(self.begin[number], self.begin[number + 1])
-        return self.item[rows], self.weight[rows]
-
-    @cached_property
-    def least(self) -> npt.NDArray[np.float32]:
-        """The smallest weight of each list, 0 of an empty one. Shape: float32[N]."""
-        least_N = np.zeros(len(self.begin) - 1, dtype=np.float32)
-        filled = np.flatnonzero(np.diff(self.begin))
-        if len(filled):
-            least_N[filled] = np.minimum.reduceat(self.weight, self.begin[filled])
-        return least_N
+    def listed(self) -> Found:
+        """Followers and items alike, weighed: what :class:`sidera.decoding.known_mass.KnownMass` lists."""
+        items = np.concatenate([self.followers[0], self.likes[0]])
+        return summed(
+            items,
+            np.concatenate([self.shares.transitions * self.followers[1], self.shares.similar * self.likes[1]]),
+        )
 
 
 @dataclass(frozen=True)
-class GrownLists:
-    """The lists of a bundle, and what became of them as items joined.
-
-    Attributes:
-        changed: the present list of each item whose list is another one than in ``base``, by number.
-    """
-
-    base: NeighbourLists
-    changed: Mapping[int, Listed] = field(default_factory=dict)
-
-    def of(self, number: int) -> Listed:
-        """The present list of one item."""
-        return self.changed.get(number) or self.base.of(number)
-
-    def threshold(self, numbers_X: npt.NDArray[np.integer], nearest: int) -> npt.NDArray[np.float32]:
-        """What an item's weight must be above to enter these lists of at most ``nearest``. Shape: float32[X]."""
-        last = len(self.base.begin) - 1
-        known_X = numbers_X < last
-        row_X = np.where(known_X, numbers_X, 0)
-        if last:
-            full_X = known_X & (self.base.begin[row_X + 1] - self.base.begin[row_X] >= nearest)
-            threshold_X = np.where(full_X, self.base.least[row_X], 0).astype(np.float32)
-        else:
-            threshold_X = np.zeros(len(numbers_X), dtype=np.float32)
-        for place in np.flatnonzero(np.isin(numbers_X, np.fromiter(self.changed, np.int64, len(self.changed)))):
-            _, weight_K = self.changed[int(numbers_X[place])]
-            threshold_X[place] = weight_K.min() if len(weight_K) >= nearest else 0
-        return threshold_X
-
-
-@dataclass(frozen=True)
-class Shares:
-    """The share of the mixture that each of the three has in a domain; the language model has what is left of 1."""
-
-    transitions: float = 0.0
-    similar: float = 0.0
-    popularity: float = 0.0
-
-    def __post_init__(self) -> None:
-        every = (self.transitions, self.similar, self.popularity)
-        if not (min(every) >= 0 and sum(every) <= 1 + 1e-6):
-            raise CatalogError(
-                f"shares of {every} are no shares of one mixture; set values from 0 that sum to at most 1"
-            )
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How a history is read: its ``recent`` newest items of the target's domain, each ``decay`` times the newer one.
-
-    ``smoothing`` is what the counts of followers are compared with. And how an item that joins is compared: a list of
-    alike items has the ``nearest`` ones, with the weights exp((cosine - 1) / ``temperature``).
-    """
-
-    recent: int = 5
-    decay: float = 0.6
-    nearest: int = 60
-    temperature: float = 0.1
-    smoothing: float = 0.0
-
-
 class Neighbours:
-    """The lists of a bundle and their shares.
+    """The lists of a bundle, what events and new items made of them, and their shares.
 
-    Args:
+    Attributes:
+        transitions: how often an item came near each of its followers, as the bundle has it.
         popularity: the train events of every item, as shares of its domain's. Shape: float32[N].
         shares: of each domain that training saw.
         unseen: of all other domains.
+        rule: what an event adds to ``transitions``; the bundle's counts are made by it too.
+        trained_until: the time (unix seconds) of the newest event of each domain that the bundle's counts hold; None
+            where its times are positions. Events up to it must not be counted once more.
+        delta: what events added to ``transitions`` since.
+        routers: of the domains in which a history's own shares rank better than the fixed ones.
+        borrowers: the bundle's hardly known items, by whom they borrow from; None: none do.
+        now: the time (unix seconds) that old counts are faded to; None: that of the rule's reference.
     """
 
-    def __init__(
-        self,
-        transitions: NeighbourLists,
-        similar: GrownLists,
-        popularity: npt.NDArray[np.float32],
-        shares: Mapping[str, Shares],
-        unseen: Shares,
-        reading: Reading,
-    ) -> None:
-        self.transitions, self.similar, self.popularity = transitions, similar, popularity
-        self.shares, self.unseen, self.reading = dict(shares), unseen, reading
+    transitions: NeighbourLists
+    similar: GrownLists
+    popularity: npt.NDArray[np.float32]
+    shares: Mapping[str, Shares]
+    unseen: Shares
+    reading: Reading
+    rule: TransitionRule = field(default_factory=TransitionRule)
+    trained_until: Mapping[str, float | None] = field(default_factory=dict)
+    delta: TransitionDelta = field(default_factory=TransitionDelta)
+    routers: Mapping[str, MemoryRouter] = field(default_factory=dict)
+    borrowers: NeighbourLists | None = None
+    now: float | None = None
 
     def with_similar(self, similar: GrownLists) -> "Neighbours":
         """The same with other lists of items alike."""
-        return Neighbours(self.transitions, similar, self.popularity, self.shares, self.unseen, self.reading)
+        return replace(self, similar=similar)
+
+    def with_transitions(self, delta: TransitionDelta, now: float | None = None) -> "Neighbours":
+        """The same with other counts of events, whose transitions are those of :attr:`rule`. Costs nothing."""
+        return replace(self, delta=delta, now=now)
+
+    @cached_property
+    def _grown(self) -> GrownTransitions:
+        return GrownTransitions(self.transitions, self.delta, self.rule.longest)
+
+    @cached_property
+    def _smoothing(self) -> float:
+        """In counts of the reference: all fade alike, so only what they are compared with changes."""
+        if self.now is None:
+            return self.reading.smoothing
+        return self.reading.smoothing * float(self.rule.freshness(self.now))
+
+    @cached_property
+    def _borrowers(self) -> Borrowers | None:
+        return None if self.borrowers is None else Borrowers.of(self.borrowers, self.similar)
 
     def shares_of(self, domain: str) -> Shares:
-        """The shares in a domain."""
+        """The fixed shares in a domain."""
         return self.shares.get(domain, self.unseen)
 
     def followers(self, numbers: Sequence[int]) -> Found:
         """What followed these items, oldest first; masses sum to at most 1, and to 0 where nothing did."""
-        return self._read(self.transitions, numbers, self.reading.smoothing)
+        found = read_lists(self._grown.of, numbers, self.reading, self._smoothing)
+        if self._borrowers is None or not self.reading.borrowing or not len(found[0]):
+            return found
+        return self._borrowers.shared(found, self.reading.borrowing, self.delta)
 
     def likes(self, numbers: Sequence[int]) -> Found:
         """What is like these items, oldest first; masses sum to 1, or to 0 where nothing is known to be."""
-        return self._read(self.similar, numbers, 0.0)
+        return read_lists(self.similar.of, numbers, self.reading, 0.0)
 
-    def known(self, domain: str, numbers: Sequence[int]) -> Found:
-        """Both, weighed by the domain's shares: what :class:`sidera.decoding.known_mass.KnownMass` lists.
+    def features(self, numbers: Sequence[int], followers: Found, likes: Found) -> npt.NDArray[np.float64]:
+        """What a router reads of a history: float64[F], see :mod:`sidera.items.memory_router`."""
+        counts = [float(self._grown.of(number)[1].sum()) for number in reversed(numbers[-3:])]
+        newest = numbers[-1] if numbers else -1
+        popularity = float(self.popularity[newest]) if 0 <= newest < len(self.popularity) else 0.0
+        return features_of(counts, len(numbers), followers, likes, popularity)
+
+    def known_of(self, domain: str, numbers: Sequence[int]) -> Known:
+        """What is known of a history, and the shares that it has in the mixture.
+
+        A router moves the fixed shares of its domain. In a domain that training never saw, items alike have the share
+        that followers leave: a language model is sure of the wrong things there.
 
         Args:
             numbers: the items of the target's domain in the history, oldest first.
         """
-        shares = self.shares_of(domain)
-        items, masses = [], []
-        for share, (found_S, mass_S) in (
-            (shares.transitions, self.followers(numbers) if shares.transitions else _NOTHING),
-            (shares.similar, self.likes(numbers) if shares.similar else _NOTHING),
-        ):
-            items.append(found_S)
-            masses.append(share * mass_S)
-        return _summed(np.concatenate(items), np.concatenate(masses))
+        shares, router = self.shares_of(domain), self.routers.get(domain)
+        followers = self.followers(numbers) if shares.transitions or router else NOTHING
+        likes = self.likes(numbers) if shares.similar or router else NOTHING
+        if router is not None:
+            shares = router.shares(shares, self.features(numbers, followers, likes))
+        elif domain not in self.shares:
+            whole = float(followers[1].sum())
+            left = shares.transitions * (1 - whole)
+            followers = followers[0], followers[1] / (whole or 1.0)
+            shares = replace(shares, transitions=shares.transitions - left, similar=shares.similar + left)
+        return Known(followers, likes, shares)
 
-    def _read(self, lists: NeighbourLists | GrownLists, numbers: Sequence[int], smoothing: float) -> Found:
-        items, masses, whole = [], [], 0.0
-        for age, number in enumerate(reversed(numbers[-self.reading.recent :])):
-            item_X, weight_X = lists.of(number)
-            if len(item_X):
-                items.append(item_X.astype(np.int64))
-                masses.append(weight_X * (self.reading.decay**age / (weight_X.sum(dtype=np.float64) + smoothing)))
-                whole += self.reading.decay**age
-        if not items:
-            return _NOTHING
-        found_S, mass_S = _summed(np.concatenate(items), np.concatenate(masses))
-        return found_S, mass_S / whole
-
-
-_NOTHING: Found = (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float64))
-
-
-def _summed(item_X: npt.NDArray[np.int64], mass_X: npt.NDArray[np.float64]) -> Found:
-    """Each item once, with the sum of its masses."""
-    found_S, place_X = np.unique(item_X, return_inverse=True)
-    return found_S, np.bincount(place_X, weights=mass_X, minlength=len(found_S)).astype(np.float64)
+    def known(self, domain: str, numbers: Sequence[int]) -> Found:
+        """What is listed for a history, see :meth:`Known.listed`."""
+        return self.known_of(domain, numbers).listed()
 
 
 def save_neighbours(neighbours: Neighbours, path: Path) -> None:
-    """Write them to one safetensors file; shares and reading are in its header.
+    """Write them to one safetensors file; shares, reading and rule are in its header.
 
     Raises:
-        CatalogError: items have joined them since they were read.
+        CatalogError: items have joined them since they were read, or events were counted.
     """
-    if neighbours.similar.changed:
-        raise CatalogError("neighbours that items have joined cannot be written; make them of all items first")
+    if neighbours.similar.changed or neighbours.delta.entries:
+        raise CatalogError(
+            "neighbours that items have joined or events have changed cannot be written; make them anew of all these"
+        )
     arrays: dict[str, npt.NDArray[np.generic]] = {"popularity": neighbours.popularity}
-    for name, lists in (("transitions", neighbours.transitions), ("similar", neighbours.similar.base)):
+    every = {"transitions": neighbours.transitions, "similar": neighbours.similar.base}
+    if neighbours.borrowers is not None:
+        every["borrowers"] = neighbours.borrowers
+    for name, lists in every.items():
         arrays |= {f"{name}.begin": lists.begin, f"{name}.item": lists.item, f"{name}.weight": lists.weight}
+    for row, router in enumerate(neighbours.routers.values()):
+        arrays |= {f"router.{row}.{part}": getattr(router, part) for part in _ROUTER_PARTS}
     shares = {name: asdict(own) for name, own in neighbours.shares.items()}
-    about = {"domains": shares, "unseen": asdict(neighbours.unseen), "reading": asdict(neighbours.reading)}
+    about = {
+        "domains": shares,
+        "unseen": asdict(neighbours.unseen),
+        "reading": asdict(neighbours.reading),
+        "rule": asdict(neighbours.rule),
+        "trained_until": dict(neighbours.trained_until),
+        "routers": {name: router.bound for name, router in neighbours.routers.items()},
+    }
     # One entry: those of several stand in an order that is another one in every process.
     save_file(arrays, path, metadata={_ABOUT: json.dumps(about)})
 
 
 def load_neighbours(path: Path) -> Neighbours:
-    """Read what ``save_neighbours`` wrote.
+    """Open what ``save_neighbours`` wrote; its arrays stay on disk until they are touched.
 
     Raises:
         CatalogError: the file holds no neighbours.
     """
     try:
-        with safe_open(path, framework="numpy") as file:
-            about = json.loads(file.metadata()[_ABOUT])
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        arrays, header = open_tensors(path)
+        about = json.loads(header[_ABOUT])
         lists = {
             name: NeighbourLists(*(arrays[f"{name}.{part}"] for part in ("begin", "item", "weight")))
-            for name in ("transitions", "similar")
+            for name in ("transitions", "similar", "borrowers")
+            if f"{name}.begin" in arrays
+        }
+        routers = {
+            name: MemoryRouter(
+                **{part: np.array(arrays[f"router.{row}.{part}"]) for part in _ROUTER_PARTS}, bound=float(bound)
+            )
+            for row, (name, bound) in enumerate(about.get("routers", {}).items())
         }
         return Neighbours(
             lists["transitions"],
@@ -243,6 +230,11 @@ def load_neighbours(path: Path) -> Neighbours:
             {name: Shares(**own) for name, own in about["domains"].items()},
             Shares(**about["unseen"]),
             Reading(**about["reading"]),
+            # A bundle of a release before events says none of these.
+            rule=TransitionRule(**about.get("rule", {})),
+            trained_until=about.get("trained_until", {}),
+            routers=routers,
+            borrowers=lists.get("borrowers"),
         )
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (CatalogError, KeyError, TypeError, ValueError) as error:
         raise CatalogError(f"{path.name}: no neighbours can be read ({error}); export the bundle again") from error

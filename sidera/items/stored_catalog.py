@@ -11,22 +11,20 @@ header.
 Shapes: N items of all domains, L levels.
 """
 
-import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from sidera.errors import CatalogError
+from sidera.items.base_tries import BaseTries
 from sidera.items.item_store import ItemColumns, ItemStore, build_store
-from sidera.trie import IntArray, SmallInts, Trie, TrieTables, build_trie, side_by_side, tables_of
+from sidera.trie import IntArray, SmallInts, Trie, build_trie, side_by_side
 
 TRIES_FILE = "tries.safetensors"
 
@@ -36,57 +34,24 @@ _LEAVES_AT_ONCE = 1_000_000
 
 @dataclass(frozen=True)
 class StoredCatalog:
-    """Items and tries that do not change; leaves count through the tries of all domains.
-
-    Attributes:
-        domains: whose trie each root is.
-        trie: the tries side by side.
-        number_of_leaf: the item number of each leaf. Shape: int32[N].
-        leaf_of_number: the leaf of each item number. Shape: int32[N].
-    """
+    """Items and tries that do not change."""
 
     codebook_sizes: tuple[int, ...]
     store: ItemStore
-    domains: tuple[str, ...]
-    trie: Trie
-    number_of_leaf: IntArray
-    leaf_of_number: IntArray
-    _tables: dict[torch.device, TrieTables] = field(default_factory=dict, repr=False, compare=False)
-
-    def tables(self, device: torch.device | str) -> TrieTables:
-        """The tries on a device: made once, and on a CPU without a copy."""
-        device = torch.device(device)
-        if device not in self._tables:
-            self._tables[device] = tables_of([self.trie], device)
-        return self._tables[device]
-
-    @cached_property
-    def ranges(self) -> dict[str, tuple[int, int]]:
-        """The leaves of each domain, from the first to before the last."""
-        begins = np.arange(len(self.domains) + 1)
-        for first_child in self.trie.first_child:
-            begins = first_child[begins].astype(np.int64)
-        return dict(zip(self.domains, itertools.pairwise(begins.tolist()), strict=True))
+    tries: BaseTries
 
     def numbers_of(self, domain: str) -> npt.NDArray[np.int64]:
         """The item numbers of a domain, sorted; none of a domain that is not in the bundle. Shape: int64[any]."""
-        numbers = np.sort(self.number_of_leaf[slice(*self.ranges.get(domain, (0, 0)))])
+        numbers = np.sort(self.tries.number_of_leaf[slice(*self.tries.ranges.get(domain, (0, 0)))])
         return numbers.astype(np.int64)
-
-    def kept_sids(self, domain: str, removed_R: npt.NDArray[np.int64]) -> IntArray:
-        """The SIDs of a domain in leaf order, without those of some leaves, which count through all domains."""
-        begin, end = self.ranges[domain]
-        kept_N = np.ones(end - begin, dtype=bool)
-        kept_N[removed_R[slice(*removed_R.searchsorted([begin, end]))] - begin] = False
-        sids_NL: IntArray = self.trie.below(self.domains.index(domain)).sids()[kept_N]
-        return sids_NL
 
     def save(self, folder: Path) -> None:
         """Write the files of ``catalog/``."""
         self.store.save(folder)
-        arrays: dict[str, SmallInts] = dict(self.trie.arrays())
-        arrays |= {"number_of_leaf": self.number_of_leaf, "leaf_of_number": self.leaf_of_number}
-        save_file(arrays, folder / TRIES_FILE, metadata={_DOMAINS: json.dumps(self.domains)})
+        tries = self.tries
+        arrays: dict[str, SmallInts] = dict(tries.trie.arrays())
+        arrays |= {"number_of_leaf": tries.number_of_leaf, "leaf_of_number": tries.leaf_of_number}
+        save_file(arrays, folder / TRIES_FILE, metadata={_DOMAINS: json.dumps(tries.domains)})
 
     @classmethod
     def load(cls, folder: Path, domains: Iterable[str], codebook_sizes: Sequence[int]) -> "StoredCatalog":
@@ -115,7 +80,7 @@ class StoredCatalog:
         trie = Trie.from_arrays(arrays, codebook_sizes, num_roots=len(names))
         if not _fit(number_of_leaf, leaf_of_number, trie.num_leaves, len(store)):
             raise CatalogError(f"the leaves of {TRIES_FILE} do not fit the items; export the bundle again")
-        return cls(tuple(codebook_sizes), store, names, trie, number_of_leaf, leaf_of_number)
+        return cls(tuple(codebook_sizes), store, BaseTries(names, trie, number_of_leaf, leaf_of_number))
 
 
 def build_catalog(
@@ -143,7 +108,8 @@ def build_catalog(
     leaves = np.concatenate(number_of_leaf)
     leaf_of_number = np.empty_like(leaves)
     leaf_of_number[leaves] = np.arange(len(leaves), dtype=np.int32)
-    return StoredCatalog(tuple(codebook_sizes), store, tuple(domains), side_by_side(tries), leaves, leaf_of_number)
+    base = BaseTries(tuple(domains), side_by_side(tries), leaves, leaf_of_number)
+    return StoredCatalog(tuple(codebook_sizes), store, base)
 
 
 def _fit(number_of_leaf: IntArray, leaf_of_number: IntArray, leaves: int, items: int) -> bool:

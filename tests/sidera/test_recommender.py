@@ -10,7 +10,9 @@ import torch
 from sidera.catalog import Catalog, CatalogItem, create_catalog
 from sidera.errors import CatalogError, SearchError, UnknownDomainError
 from sidera.item_scores import item_scores
+from sidera.items.memory_router import FEATURES, MemoryRouter
 from sidera.items.neighbours import GrownLists, NeighbourLists, Neighbours, Reading, Shares
+from sidera.items.transitions import TransitionDelta
 from sidera.language_model import LanguageModel
 from sidera.recommender import Query, Recommendation, Recommender
 from tests.sidera.worlds import SIZES, VOCABULARY, adapted_model, random_backbone, random_sids
@@ -323,3 +325,58 @@ def test_what_neighbours_knew_of_removed_items_goes_to_the_others(model: Languag
         assert len(answer.items) == count
         assert sum(np.exp(scores(answer))) == pytest.approx(1.0, abs=1e-4)
         assert not set(ids(answer)) & set(gone) or snapshot is catalog
+
+
+def test_scores_with_routed_shares_borrowers_and_events_are_those_of_exhaustive_scoring(
+    model: LanguageModel, catalog: Catalog
+) -> None:
+    rng = np.random.default_rng(3)
+    films = np.sort(catalog.index("films").number_of_leaf.astype(np.int64))
+    count = len(FEATURES)
+
+    def lists(length: int) -> NeighbourLists:
+        own = np.isin(np.arange(len(catalog)), films)
+        items = np.concatenate([rng.choice(films, length, replace=False) for _ in films]).astype(np.int32)
+        return NeighbourLists(np.concatenate([[0], np.cumsum(own * length)]), items, rng.random(len(items), np.float32))
+
+    def weights(*shape: int) -> np.ndarray:
+        return rng.normal(size=shape).astype(np.float32)
+
+    popularity = np.zeros(len(catalog), dtype=np.float32)
+    popularity[films] = 1 / len(films)
+    router = MemoryRouter(
+        np.zeros(count, np.float32),
+        np.ones(count, np.float32),
+        weights(5, count),
+        weights(5),
+        weights(4, 5),
+        weights(4),
+        1.5,
+    )
+    neighbours = Neighbours(
+        lists(6),
+        GrownLists(lists(4)),
+        popularity,
+        {"films": Shares(0.4, 0.2, 0.1)},
+        Shares(),
+        Reading(smoothing=2.0, borrowing=1.0),
+        routers={"films": router},
+        borrowers=lists(1),
+    ).with_transitions(TransitionDelta().added(films[:20], films[20:], rng.random(20) + 0.1))
+    recommender = Recommender(model, catalog, max_history=4, beam_width=3, neighbours=neighbours)
+    plain = Recommender(model, catalog, max_history=4, beam_width=3)
+    told = set()
+    queries = [Query("films", tuple(("films", f"f{place}") for place in own), 3) for own in ((1,), (2, 9), (30, 4, 7))]
+    for query, answer in zip(queries, recommender.recommend(queries), strict=True):
+        known = neighbours.known_of("films", recommender.understand(query).own)
+        items, masses = known.listed()
+        rest = 1 - known.shares.popularity - masses.sum()
+        listed = dict(zip(items.tolist(), masses.tolist(), strict=True))
+        for item_id, score in zip(ids(answer), scores(answer), strict=True):
+            number = catalog.find("films", item_id)
+            assert number is not None
+            chance = rest * np.exp(exhaustive(plain, query)[item_id])
+            chance += listed.get(number, 0.0) + known.shares.popularity * popularity[number]
+            assert score == pytest.approx(np.log(chance), abs=1e-4)
+        told.add(round(known.shares.transitions, 6))
+    assert len(told) == len(queries), "every history has shares of its own"

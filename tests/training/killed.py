@@ -1,7 +1,7 @@
 """Runs that are really killed with SIGKILL, for the tests of resuming.
 
-Run as ``python -m tests.training.killed loop FOLDER`` or ``... train CONFIG FILE...``: this process imports what is
-needed once and forks a child for every run, so that a kill costs no new start of Python.
+:func:`killed_loop` and :func:`killed_train` fork a child for every run, so they are to be called in a process of their
+own that has no other thread, as those of :mod:`tests.processes` are.
 """
 
 import os
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import training.loop
+from sidera.cli import main
 from training.config import OptimizerConfig
 from training.loop import train_loop
 
@@ -133,6 +134,7 @@ def ended(child: int) -> int:
 
 def killed_loop(folder: Path) -> None:
     """Kill a run at every moment in turn, then let it end and save its weights."""
+    torch.set_num_threads(1)
     for moment in MOMENTS:
         code = ended(forked(lambda: void(run_loop(folder, moment))))  # noqa: B023
         if code != -signal.SIGKILL:
@@ -152,8 +154,7 @@ def void(_: object) -> None:
 
 def killed_train(config: Path, moments: list[Path]) -> None:
     """Kill ``sidera train`` a moment after each of these files appears, then let it end."""
-    from sidera.cli import main
-
+    torch.set_num_threads(1)
     chance = random.Random(0)
     for moment in moments:
         child = forked(lambda: main(["train", str(config)]))
@@ -167,11 +168,3 @@ def killed_train(config: Path, moments: list[Path]) -> None:
             raise SystemExit(f"the run that was to be killed at {moment} ended with {code}")
     if code := ended(forked(lambda: main(["train", str(config)]))):
         raise SystemExit(f"the last run ended with {code}")
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    if sys.argv[1] == "loop":
-        killed_loop(Path(sys.argv[2]))
-    else:
-        killed_train(Path(sys.argv[2]), [Path(name) for name in sys.argv[3:]])

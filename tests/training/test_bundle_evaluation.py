@@ -93,3 +93,15 @@ def test_items_that_are_not_in_the_bundle_are_refused_by_number_domain_and_first
 def test_a_folder_without_a_bundle_is_refused(tiny_data: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="is not a bundle"):
         evaluate_bundle(tmp_path, tiny_data)
+
+
+def test_experts_are_reported_alone_in_pairs_and_together(tiny_bundle: Path, tiny_data: Path) -> None:
+    plain = evaluate_bundle(tiny_bundle, tiny_data, "cpu").report
+    report = evaluate_bundle(tiny_bundle, tiny_data, "cpu", experts=True).report
+    for name, part in report["domains"].items():
+        experts = part.pop("experts")
+        assert len(experts) == 4 + 6 + 1
+        assert {"followers", "language model", "followers + language model", "all"} <= set(experts)
+        assert experts["all"]["ndcg@10"] == pytest.approx(part["rankers"]["sidera"]["ndcg@10"], abs=0.02), name
+        assert set(experts["all"]["slices"]) == set(part["slices"])
+    assert report == plain

@@ -20,8 +20,10 @@ from sidera.recommender import Query, Recommender
 from tests import tiny
 from training.bundling import save_vectors
 from training.config import load_config
-from training.evaluation import evaluate
+from training.data import read_dataset
+from training.evaluation import evaluate, query_of
 from training.pipeline import train
+from training.split import Part, split_events, targets
 
 
 def test_a_bundle_is_whole_and_laid_out_as_designed(tiny_bundle: Path) -> None:
@@ -38,6 +40,7 @@ def test_a_bundle_is_whole_and_laid_out_as_designed(tiny_bundle: Path) -> None:
         "catalog/tries.safetensors",
         "catalog/vectors.safetensors",
         "catalog/item_ids.marisa",
+        "samples/evaluation_users.json",
         "samples/requests.json",
         "report/metrics.json",
         "report/tokenization.json",
@@ -47,6 +50,23 @@ def test_a_bundle_is_whole_and_laid_out_as_designed(tiny_bundle: Path) -> None:
         assert entry.adapter in (None, f"adapters/domain-{name}")
     suffixes = {Path(name).suffix for name in names}
     assert suffixes <= {".json", ".safetensors", ".arrow", ".marisa", ".html"}, "nothing that executes or unpickles"
+
+
+def test_the_targets_of_evaluation_users_are_those_of_validation(tiny_bundle: Path) -> None:
+    users = json.loads((tiny_bundle / "samples" / "evaluation_users.json").read_text())
+    config = load_config(tiny_bundle.parent / "config.yaml")
+    dataset = read_dataset(Path(config.data), config.domains or None, config.min_interactions)
+    held_back = targets(split_events(dataset, config.split), Part.VALIDATION)
+    asked = [(query_of(target, dataset.domains), target) for target in held_back]
+    expected = {
+        (query.domain, query.history[-1], dataset.domains[target.domain].item_ids[target.item])
+        for query, target in asked
+        if query.history
+    }
+    assert {user["domain"] for user in users} == set(tiny.DOMAINS)
+    for user in users:
+        newest = user["history"][-1]
+        assert (user["domain"], (newest["domain"], newest["item_id"]), user["target"]) in expected
 
 
 def test_the_manifest_says_what_the_bundle_was_made_from(tiny_bundle: Path) -> None:

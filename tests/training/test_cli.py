@@ -86,7 +86,7 @@ def test_evaluate_shows_slices_and_notes_where_asked_within_80_columns(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     data = tiny.write_data(tmp_path, {"films": 40, "plays": 24}, users=20)
-    assert run("evaluate", tiny_bundle, "--data", data, "--slices") == 0
+    assert run("evaluate", tiny_bundle, "--data", data, "--slices", "--experts") == 0
     printed = capsys.readouterr().out
     assert "cold: at most 3 train events in the domain; short: a history of at most 5 events;" in printed
     assert "Note: left out, since the bundle does not hold them: plays; --new scores them too." in printed
@@ -95,6 +95,9 @@ def test_evaluate_shows_slices_and_notes_where_asked_within_80_columns(
     assert "several" not in table, "one domain alone has no histories of several"
     assert max(map(len, table.splitlines())) <= 80
     assert "…" not in printed
+    parts = printed[printed.index("Parts of the mixture") : printed.index("Note: ")]
+    assert max(map(len, parts.splitlines())) <= 80
+    assert "popularity" in parts
 
 
 def test_evaluating_what_is_no_bundle_is_one_sentence(

@@ -213,12 +213,14 @@ def test_slices_hold_the_users_that_their_words_say_and_their_means_are_of_those
     )
     report = report_of(Dataset(domains, ("cold", "two", "long"), ""), lambda query: ["a-4", "a-0", "a-24", "b-9"])
     slices = report["domains"]["a"]["slices"]
-    assert {name: part["targets"] for name, part in slices.items()} == {"cold": 1, "short": 1, "long": 1, "several": 1}
+    kinds = {"cold": 1, "short": 1, "long": 1, "several": 1, "rare": 3}
+    assert {name: part["targets"] for name, part in slices.items()} == kinds
     assert {name: part["recall@10"] for name, part in slices.items()} == {
         "cold": 1.0,
         "short": 1.0,
         "long": 1.0,
         "several": 0.0,
+        "rare": pytest.approx(2 / 3),
     }
     assert slices["long"]["ndcg@10"] == pytest.approx(1 / np.log2(2 + 2))
     assert slices["long"]["ndcg@10_interval"] == [pytest.approx(0.5)] * 2
@@ -226,7 +228,23 @@ def test_slices_hold_the_users_that_their_words_say_and_their_means_are_of_those
     assert {name: part["targets"] for name, part in report["domains"]["b"]["slices"].items()} == {
         "cold": 1,
         "several": 1,
+        "rare": 1,
     }
+
+
+def test_an_item_is_rare_or_known_by_its_train_events_in_its_own_domain() -> None:
+    # User 5's target, item 7 of a, has five train events in a; that of user 6 in b has none there.
+    domains = (
+        made("a", {user: [7, 8, 9] for user in range(5)} | {5: [1, 2, 7]}, 10),
+        made("b", {6: [1, 2, 7]}, 10),
+    )
+    users = tuple(f"user-{user}" for user in range(7))
+    parts = report_of(Dataset(domains, users, ""), lambda query: [])["domains"]
+    assert {name: part["targets"] for name, part in parts["a"]["slices"].items() if name in ("rare", "known")} == {
+        "rare": 5,
+        "known": 1,
+    }
+    assert parts["b"]["slices"]["rare"]["targets"] == 1
 
 
 def test_a_slices_floors_are_those_of_its_own_targets(dataset: Dataset) -> None:

@@ -2,8 +2,6 @@
 
 import itertools
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +10,12 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-from tests.training.killed import MOMENTS, Numbers, batches_of, run_loop
+from tests import processes
+from tests.training.killed import MOMENTS, Numbers, batches_of, killed_loop, run_loop
 from training.config import OptimizerConfig
 from training.errors import ConfigError, NonFiniteLossError, StageError
 from training.loop import LoopReport, train_loop
 from training.trackers import PACKAGES, Tracking, check_trackers
-
-ROOT = Path(__file__).parents[2]
 
 
 class Climb(nn.Module):
@@ -41,14 +38,8 @@ def climb(folder: Path, model: Climb, scores: list[float], **settings: Any) -> L
 
 def test_a_run_killed_at_many_moments_ends_in_the_losses_and_weights_of_an_undisturbed_one(tmp_path: Path) -> None:
     toy, report = run_loop(tmp_path / "undisturbed")
-    ran = subprocess.run(
-        [sys.executable, "-m", "tests.training.killed", "loop", str(tmp_path / "killed")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
+    ran = processes.run(killed_loop, tmp_path / "killed")
+    assert ran.code == 0, ran.said
     killed = torch.load(tmp_path / "killed" / "weights.pt", weights_only=True)
     assert all(torch.equal(weight, killed[name]) for name, weight in toy.state_dict().items())
     reports = [(tmp_path / run / "progress.json").read_text() for run in ("undisturbed", "killed")]

@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from sidera.items.transitions import TransitionRule
 from training.config import NeighboursConfig
-from training.neighbour_lists import joined, popularity_of, similar_of, transitions_of
+from training.neighbour_lists import joined, popularity_of, rule_of, similar_of, trained_until, transitions_of
 from training.split import Events, Part
 
 A, B, C, D = range(4)
@@ -31,7 +34,7 @@ def events_of(*users: tuple[str, list[int]]) -> Events:
 
 def test_followers_count_by_distance_and_less_backward() -> None:
     events = events_of(("ttt", [A, B, C]), ("tt", [A, B]))
-    counts = transitions_of(events, 0, 4, NeighboursConfig(window=2, backward=0.5)).toarray()
+    counts = transitions_of(events, 0, 4, TransitionRule(window=2, backward=0.5)).toarray()
     assert counts[A].tolist() == pytest.approx([0, 2, 0.5**0.5, 0])
     assert counts[B].tolist() == [1, 0, 1, 0]
     assert counts[C].tolist() == pytest.approx([0.5**1.5, 0.5, 0, 0])
@@ -39,22 +42,22 @@ def test_followers_count_by_distance_and_less_backward() -> None:
 
 def test_nothing_but_train_events_of_the_same_user_is_counted() -> None:
     events = events_of(("tvs", [A, B, C]), ("tvs", [B, A, C]))
-    assert transitions_of(events, 0, 4, NeighboursConfig()).nnz == 0
+    assert transitions_of(events, 0, 4, TransitionRule()).nnz == 0
     assert popularity_of(events, 0, 4).tolist() == [0.5, 0.5, 0, 0]
 
 
 def test_what_is_held_out_for_the_router_counts_as_it_learns_nothing_from_lists() -> None:
-    counts = transitions_of(events_of(("trvs", [A, B, C, D])), 0, 4, NeighboursConfig(backward=0.0)).toarray()
+    counts = transitions_of(events_of(("trvs", [A, B, C, D])), 0, 4, TransitionRule(backward=0.0)).toarray()
     assert counts.nonzero() == (A, B)
 
 
 def test_an_item_taken_again_is_no_follower_of_itself() -> None:
-    assert transitions_of(events_of(("ttt", [A, A, A])), 0, 2, NeighboursConfig()).nnz == 0
+    assert transitions_of(events_of(("ttt", [A, A, A])), 0, 2, TransitionRule()).nnz == 0
 
 
 def test_only_the_longest_part_of_a_list_is_kept_and_ties_go_to_the_lower_item() -> None:
     events = events_of(("tt", [A, D]), ("tt", [A, B]), ("tt", [A, C]), ("tt", [A, C]))
-    counts = transitions_of(events, 0, 4, NeighboursConfig(window=1, backward=0.0, longest=2)).toarray()
+    counts = transitions_of(events, 0, 4, TransitionRule(window=1, backward=0.0, longest=2)).toarray()
     assert counts[A].tolist() == [0, 1, 2, 0]
 
 
@@ -83,3 +86,21 @@ def test_lists_are_joined_by_the_numbers_of_the_bundle() -> None:
     lists = joined({"films": films, "books": books}, {"films": np.array([3, 0]), "books": np.array([2, 1])}, 4)
     found = {number: [array.tolist() for array in lists.of(number)] for number in range(4)}
     assert found == {0: [[], []], 1: [[2], [2.0]], 2: [[1], [1.0]], 3: [[0], [5.0]]}
+
+
+def test_the_counts_of_a_bundle_end_with_its_newest_train_event_and_positions_have_no_time() -> None:
+    events = events_of(("ttvs", [A, B, C, D]))
+    assert trained_until(events, 0) == 1.0
+    assert trained_until(events, 1) is None
+    positions = replace(events, real_time_E=np.zeros(4, dtype=bool))
+    assert trained_until(positions, 0) is None
+
+
+def test_older_transitions_have_faded_where_times_are_real() -> None:
+    day = 86_400
+    events = events_of(("tt", [A, B]), ("tt", [A, C]))
+    events = replace(events, time_E=np.array([0, 0, 0, 10 * day]))
+    rule = rule_of(NeighboursConfig(half_life_days=10.0, backward=0.0), events)
+    assert transitions_of(events, 0, 4, rule).toarray()[A].tolist() == pytest.approx([0, 0.5, 1, 0])
+    positions = replace(events, real_time_E=np.zeros(4, dtype=bool))
+    assert transitions_of(positions, 0, 4, rule).toarray()[A].tolist() == pytest.approx([0, 1, 1, 0])

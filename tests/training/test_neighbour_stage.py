@@ -98,10 +98,10 @@ def test_every_item_can_still_come_back(build: Build) -> None:
     assert sum(np.exp(item.score) for item in answer.items) == pytest.approx(1, abs=1e-4)
 
 
-def test_an_unseen_domain_has_a_share_for_items_alike_alone(build: Build) -> None:
-    path = build(unseen_share=0.7).weigh()
+def test_an_unseen_domain_has_a_share_for_items_alike_of_which_followers_take_two_thirds(build: Build) -> None:
+    path = build(unseen_share=0.75).weigh()
     assert path is not None
-    assert load_neighbours(path).unseen == Shares(similar=0.7)
+    assert load_neighbours(path).unseen == Shares(transitions=0.5, similar=0.25)
 
 
 def test_nothing_is_made_where_the_config_says_so(build: Build) -> None:

@@ -1,8 +1,6 @@
 """The whole way from a data folder to a bundle: kept, resumed, on odd data, and that it learns."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +9,13 @@ import pytest
 from sidera.bundle import open_bundle, verify_bundle
 from sidera.loading import load_bundle
 from sidera.recommender import Query
-from tests import tiny
+from tests import processes, tiny
+from tests.training.killed import killed_train
 from training.bundle_evaluation import evaluate_bundle
 from training.config import TrainConfig, load_config
 from training.errors import ConfigError, DataError
 from training.pipeline import train
 
-ROOT = Path(__file__).parents[2]
 REAL = 1_600_000_000
 
 
@@ -94,17 +92,10 @@ def test_a_run_killed_at_many_moments_writes_the_weights_of_an_undisturbed_one(
         "adapter-games/adapter",
         "evaluation",
     ]
-    ran = subprocess.run(
-        [sys.executable, "-m", "tests.training.killed", "train", str(path)]
-        + [str(tmp_path / "bundle.work" / moment) for moment in moments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "Traceback" not in ran.stderr
-    assert "Warning" not in ran.stderr
+    ran = processes.run(killed_train, path, [tmp_path / "bundle.work" / moment for moment in moments])
+    assert ran.code == 0, ran.said
+    assert "Traceback" not in ran.said
+    assert "Warning" not in ran.said
     killed, undisturbed = files_of(tmp_path / "bundle"), files_of(tiny_bundle)
     del killed["manifest.json"], undisturbed["manifest.json"]
     assert killed.keys() == undisturbed.keys()

@@ -6,7 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.data import Dataset, DomainData
-from training.split import POSITION_LIMIT, Events, Part, Target, hold_out, parts_digest, split_events, targets
+from training.errors import ConfigError, DataError
+from training.split import (
+    POSITION_LIMIT,
+    CalendarSplit,
+    Events,
+    Part,
+    Target,
+    hold_out,
+    parts_digest,
+    split_events,
+    targets,
+)
 
 T = 1_000_000_000
 Row = tuple[int, int, int]
@@ -272,3 +283,53 @@ def test_the_digest_of_the_parts_changes_with_a_part() -> None:
     events = split_events(make_dataset(walks(), users=40, items=8))
     assert parts_digest(events) == parts_digest(split_events(make_dataset(walks(), users=40, items=8)))
     assert parts_digest(events) != parts_digest(hold_out(events, 0.5, 1, seed=0))
+
+
+def calendar_of(validation: int, test: int) -> CalendarSplit:
+    return CalendarSplit(T + validation, T + test)
+
+
+def test_calendar_time_splits_all_users_at_the_same_moments() -> None:
+    shop = [(0, 0, T), (0, 1, T + 10), (0, 2, T + 20), (0, 3, T + 21), (1, 4, T + 9), (2, 0, T + 30)]
+    events = split_events(make_dataset(shop, [(0, 2, T + 19)]), calendar_of(10, 20))
+    assert [(row[0], row[3] - T, row[4]) for row in listed(events)] == [
+        (0, 0, Part.TRAIN),
+        (0, 10, Part.VALIDATION),
+        (0, 19, Part.VALIDATION),
+        (0, 20, Part.TEST),
+        (0, 21, Part.TEST),
+        (1, 9, Part.TRAIN),
+        (2, 30, Part.TEST),
+    ]
+    found = targets(events, Part.TEST)
+    assert [target.history for target in found] == [
+        ((0, 0), (0, 1), (1, 2)),
+        ((0, 0), (0, 1), (1, 2), (0, 2)),
+        (),
+    ], "a user's earlier test events are history of the later ones"
+
+
+def test_events_without_a_real_time_are_context_where_calendar_time_splits() -> None:
+    shop = [(0, 0, T), (0, 1, T + 10), (0, 2, T + 20), (1, 0, 1), (1, 1, 2), (1, 2, 3)]
+    events = split_events(make_dataset(shop), calendar_of(10, 20))
+    assert events.part_E.tolist()[3:] == [Part.CONTEXT] * 3
+
+
+def test_moments_may_be_dates_and_must_be_times_in_their_order() -> None:
+    assert CalendarSplit("2001-09-09", "2001-09-09T01:46:40+00:00").moments == (T - 6400, T)
+    with pytest.raises(ConfigError, match="validation_from is 5, which is no time"):
+        CalendarSplit(5, T)
+    with pytest.raises(ConfigError, match="test_from is spring, which is no time"):
+        CalendarSplit(T, "spring")
+    with pytest.raises(ConfigError, match="is not before test_from"):
+        CalendarSplit(T, T)
+
+
+@pytest.mark.parametrize(
+    ("validation", "test", "told"),
+    [(0, 20, "before validation_from"), (11, 12, "and before test_from"), (10, 21, "from test_from")],
+)
+def test_moments_that_leave_a_part_empty_are_refused(validation: int, test: int, told: str) -> None:
+    dataset = make_dataset([(0, 0, T), (0, 1, T + 10), (0, 2, T + 20)])
+    with pytest.raises(DataError, match=f"split: no event with a real time lies .*{told}.*; set a"):
+        split_events(dataset, calendar_of(validation, test))

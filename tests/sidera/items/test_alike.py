@@ -103,6 +103,37 @@ def test_items_that_join_in_any_batches_end_in_the_lists_of_a_bundle_that_held_t
         assert found[item_id] == pytest.approx(listed, rel=1e-4)
 
 
+@settings(deadline=None, max_examples=40)
+@given(st.data(), st.integers(2, 10), st.integers(0, 8), st.integers(0, 10**6))
+def test_items_that_join_again_with_other_vectors_end_in_the_lists_of_a_bundle_that_held_those(
+    data: st.DataObject, bundle: int, later: int, seed: int
+) -> None:
+    vector_of = vectors_of(bundle + later, seed)
+    batches = [list(range(bundle, bundle + later))] if later else []
+    alike, catalog = grown(alike_of(catalog_of(bundle), vector_of), catalog_of(bundle), batches, vector_of)
+    rounds = data.draw(st.lists(st.sets(st.integers(0, bundle + later - 1), min_size=1, max_size=4), max_size=4))
+    for place, films in enumerate(rounds):
+        keys = [("films", f"film-{film}") for film in sorted(films)]
+        vector_of |= {key: vectors_of(bundle + later, seed + place + 1)[key] for key in keys}
+        items = [CatalogItem(*key, FREE[64 * (place + 1) + int(key[1][5:])]) for key in keys]
+        catalog = catalog.with_changes(catalog.version + 1, removed=keys, items=items)
+        alike = alike.with_items(catalog, {key: vector_of[key] for key in keys})
+    whole = catalog_of(bundle + later)
+    expected = named_lists(alike_of(whole, vector_of), whole)
+    found = named_lists(alike, catalog)
+    for item_id, listed in expected.items():
+        assert found[item_id] == pytest.approx(listed, rel=1e-4)
+
+
+def test_an_item_that_is_gone_is_in_no_list_of_those_that_join_later() -> None:
+    vector_of = vectors_of(8, 1)
+    alike, catalog = grown(alike_of(catalog_of(3), vector_of), catalog_of(3), [[3, 4, 5]], vector_of)
+    catalog = catalog.without_items([("films", "film-4"), ("films", "film-0")], catalog.version + 1)
+    alike, catalog = grown(alike, catalog, [[6]], vector_of)
+    listed, _ = alike.neighbours.similar.of(catalog.find("films", "film-6") or 0)
+    assert {catalog.name(number)[0] for number in listed.tolist()} == {"film-1", "film-2", "film-3", "film-5"}
+
+
 def test_an_item_that_enters_nobodys_list_still_gets_its_own() -> None:
     vector_of: Vectors = {
         ("films", f"film-{item}"): np.array([1, item / 100, 0, 0, 0], dtype=np.float32) for item in range(6)

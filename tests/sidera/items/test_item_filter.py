@@ -144,6 +144,29 @@ def test_removed_and_hidden_items_are_in_no_set_until_they_are_back() -> None:
     assert members(ItemFilter(again, FIRST, filters.columns).allowed("films", red), again, "films") == before
 
 
+def test_columns_that_were_not_asked_for_longest_go_when_all_take_too_much() -> None:
+    catalog = make_catalog()
+    columns = BundleColumns(catalog)
+    sizes = {field: columns.column("films", field).num_bytes for field in ("price", "colour", "tags")}
+    assert columns.num_bytes == sum(sizes.values())
+    assert sizes["price"] > 50 * 8
+    tight = BundleColumns(catalog, sizes["price"] + max(sizes["colour"], sizes["tags"]))
+    price, colour = tight.column("films", "price"), tight.column("films", "colour")
+    assert tight.column("films", "price") is price
+    tight.column("films", "tags")
+    assert tight.num_bytes == sizes["price"] + sizes["tags"] <= tight.most_bytes
+    assert tight.column("films", "price") is price
+    assert tight.column("films", "colour") is not colour, "it went, and is read again"
+
+
+def test_the_column_asked_for_last_stays_however_large_it_is() -> None:
+    columns = BundleColumns(make_catalog(), most_bytes=0)
+    price = columns.column("films", "price")
+    assert columns.column("films", "price") is price
+    columns.column("films", "tags")
+    assert columns.num_bytes == columns.column("films", "tags").num_bytes
+
+
 def test_columns_of_another_bundle_are_not_used() -> None:
     columns = BundleColumns(make_catalog(0))
     other = make_catalog(1)

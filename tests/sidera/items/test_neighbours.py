@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -5,6 +6,7 @@ import numpy as np
 import pytest
 
 from sidera.errors import CatalogError
+from sidera.items.memory_router import FEATURES, MemoryRouter
 from sidera.items.neighbours import (
     GrownLists,
     NeighbourLists,
@@ -94,3 +96,34 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other.safetensors").write_bytes(b"no tensors")
     with pytest.raises(CatalogError, match=r"other\.safetensors: no neighbours can be read"):
         load_neighbours(tmp_path / "other.safetensors")
+
+
+def test_in_a_domain_that_training_never_saw_followers_leave_the_rest_of_their_share_to_items_alike() -> None:
+    unseen = replace(made(decay=0.0, smoothing=4.0), unseen=Shares(transitions=0.6, similar=0.3))
+    assert as_dict(unseen.known("songs", [0])) == pytest.approx({1: 0.6 * 3 / 8, 2: 0.6 / 8, 3: 0.3 + 0.6 / 2})
+    assert as_dict(unseen.known("songs", [2])) == pytest.approx({0: 0.9 * 0.75, 3: 0.9 * 0.25})
+
+
+def test_a_router_gives_a_history_its_own_shares_also_after_saving(tmp_path: Path) -> None:
+    count = len(FEATURES)
+    zero, one = np.zeros(count, np.float32), np.ones(count, np.float32)
+    moves = np.array([9, 0, 0, 0], np.float32)  # to followers
+    router = MemoryRouter(
+        zero, one, np.zeros((2, count), np.float32), zero[:2], np.zeros((4, 2), np.float32), moves, 0.5
+    )
+    routed = replace(made(decay=0.0), routers={"films": router}, borrowers=lists_of({1: {3: 0.5}}))
+    save_neighbours(routed, tmp_path / "neighbours.safetensors")
+    loaded = load_neighbours(tmp_path / "neighbours.safetensors")
+    for neighbours in (routed, loaded):
+        known = neighbours.known_of("films", [0])
+        assert known.shares.transitions == pytest.approx(0.4 * np.exp(0.5) / (0.4 * np.exp(0.5) + 0.6), rel=1e-5)
+        assert neighbours.shares_of("films") == Shares(0.4, 0.2, 0.1)
+    assert as_dict(loaded.known("films", [0])) == pytest.approx(as_dict(routed.known("films", [0])))
+
+
+def test_borrowing_is_a_setting(tmp_path: Path) -> None:
+    lent = lists_of({1: {3: 0.5}})
+    without = replace(made(decay=0.0), borrowers=lent)
+    assert as_dict(without.followers([0])) == pytest.approx({1: 0.75, 2: 0.25})
+    borrowed = replace(made(decay=0.0, borrowing=1.0), borrowers=lent)
+    assert as_dict(borrowed.followers([0])) == pytest.approx({1: 0.75 / 1.375, 2: 0.25 / 1.375, 3: 0.375 / 1.375})

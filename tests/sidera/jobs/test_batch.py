@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil  # type: ignore[import-untyped]
 import pyarrow.parquet as pq
 import pytest
 
@@ -266,18 +267,38 @@ def test_nothing_is_said_of_what_did_not_happen() -> None:
     assert list(sentences(Counts(users=1200), Path("a.parquet"))) == ["1,200 users are answered in a.parquet."]
 
 
+def addresses_listened_on() -> set[str]:
+    """Where this process and those that it started accept connections."""
+    own = psutil.Process()
+    sockets = [socket for process in (own, *own.children(recursive=True)) for socket in process.net_connections("tcp")]
+    return {socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN}
+
+
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra 'ray' is not installed")
 @pytest.mark.filterwarnings("ignore")
-def test_two_workers_of_ray_give_the_file_that_one_process_gives(
+def test_two_workers_of_ray_give_the_file_that_one_process_gives_and_no_other_machine_can_reach_them(
     tiny_bundle: Path, histories: Path, tmp_path: Path
 ) -> None:
     from sidera.jobs.ray_batch import ray_answerer
 
+    listening: set[str] = set()
+
+    def answer_watched(
+        bundle: Path, config: BatchConfig, users: Path, answers: Path, parts: Sequence[int], advance: Advance
+    ) -> None:
+        def told(rows: int) -> None:
+            listening.update(addresses_listened_on())
+            advance(rows)
+
+        ray_answerer(2)(bundle, config, users, answers, parts, told)
+
     config = BatchConfig(num_results=3, device="cpu")
     ours, theirs = tmp_path / "ours.parquet", tmp_path / "theirs.parquet"
-    assert recommend_for_file(tiny_bundle, histories, theirs, config, ray_answerer(2)) == recommend_for_file(
+    assert recommend_for_file(tiny_bundle, histories, theirs, config, answer_watched) == recommend_for_file(
         tiny_bundle, histories, ours, config
     )
+    assert listening
+    assert listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     one, two = answers_of(ours), answers_of(theirs)
     assert list(one) == list(two)
     for key, answer in one.items():

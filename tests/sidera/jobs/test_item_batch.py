@@ -111,14 +111,30 @@ def test_a_second_start_makes_the_parts_that_are_missing_and_the_same_rows(
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra 'ray' is not installed")
 @pytest.mark.filterwarnings("ignore")
-def test_two_workers_of_ray_give_the_rows_that_one_process_gives(
-    tiny_bundle: Path, tmp_path: Path, small_parts: None
+def test_a_worker_of_ray_gives_the_rows_that_one_process_gives(
+    tiny_bundle: Path, tmp_path: Path, small_parts: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sidera.jobs.ray_batch import ray_embedder
+    """The parts go through Ray's pickling to the class that its workers run; ``test_batch`` has real workers."""
+    from ray import cloudpickle
 
+    from sidera.jobs import ray_batch
+
+    asked = []
+
+    def work(workers: int, address: str | None, *rest: Any) -> None:
+        *job, parts, advance = rest
+        worker, arguments = cloudpickle.loads(cloudpickle.dumps(job))
+        made = worker(*arguments)
+        for number in parts:
+            advance(sum(made({"part": np.array([number])})["rows"]))
+        asked.append((workers, address, len(parts)))
+
+    monkeypatch.setattr(ray_batch, "_work", work)
     items = write(tmp_path / "items.parquet", plays(30))
     ours, theirs = tmp_path / "ours.parquet", tmp_path / "theirs.parquet"
-    assert embed_file(tiny_bundle, items, theirs, PLAYS, ray_embedder(2)) == embed_file(tiny_bundle, items, ours, PLAYS)
+    embedder = ray_batch.ray_embedder(2, "auto")
+    assert embed_file(tiny_bundle, items, theirs, PLAYS, embedder) == embed_file(tiny_bundle, items, ours, PLAYS)
+    assert asked == [(2, "auto", 4)]
     one, two = rows_of(ours), rows_of(theirs)
     assert two[0] == one[0]
     np.testing.assert_allclose(two[1], one[1], atol=1e-5)

@@ -1,8 +1,7 @@
-"""A Ray cluster on this machine, and who can reach it."""
+"""A Ray cluster on this machine that others could reach is refused; ``test_batch`` starts a real one."""
 
 import importlib.util
 
-import psutil  # type: ignore[import-untyped]
 import pytest
 
 from sidera.errors import BatchError
@@ -12,19 +11,6 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra 'ray' is not installed"),
     pytest.mark.filterwarnings("ignore"),
 ]
-
-
-def addresses_listened_on() -> set[str]:
-    """Where this process and those that it started accept connections."""
-    own = psutil.Process()
-    sockets = [socket for process in (own, *own.children(recursive=True)) for socket in process.net_connections("tcp")]
-    return {socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN}
-
-
-def test_a_cluster_on_this_machine_listens_on_the_loopback_device_alone() -> None:
-    with ray_session(1):
-        assert addresses_listened_on() <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
-        assert addresses_listened_on()
 
 
 def test_a_cluster_that_other_machines_could_reach_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
