@@ -15,14 +15,18 @@ from sidera_client.errors import ApiError, ServerFailedError, UnavailableError, 
 from sidera_client.models import (
     CatalogItem,
     Deleted,
+    DeletedUser,
     ErrorAnswer,
     ErrorDetail,
+    Event,
+    EventsStored,
     Info,
     Item,
     Recommendation,
     RecommendBatchAnswer,
     RecommendRequest,
     Tokenized,
+    UserHistory,
     Validation,
 )
 
@@ -97,6 +101,28 @@ def patch_item(
 def delete_item(domain: str, item_id: str) -> Call[Deleted]:
     """``DELETE /items/{domain}/{item_id}``."""
     return Call("DELETE", path_of("items", domain, item_id), _reader(Deleted))
+
+
+def send_events(events: Sequence[Event]) -> Call[EventsStored]:
+    """``POST /events`` of several."""
+
+    def read(response: httpx.Response) -> EventsStored:
+        stored = _reader(EventsStored)(response)
+        if len(stored.results) != len(events):
+            raise UnexpectedAnswerError(f"{len(events)} events were sent, {len(stored.results)} results came back")
+        return stored
+
+    return Call("POST", "/events", read, _json({"events": [event.as_json() for event in events]}))
+
+
+def user_history(user_id: str) -> Call[UserHistory]:
+    """``GET /users/{user_id}/history``."""
+    return Call("GET", path_of("users", user_id, "history"), _reader(UserHistory))
+
+
+def delete_user(user_id: str) -> Call[DeletedUser]:
+    """``DELETE /users/{user_id}``."""
+    return Call("DELETE", path_of("users", user_id), _reader(DeletedUser))
 
 
 def info() -> Call[Info]:

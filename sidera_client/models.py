@@ -54,6 +54,7 @@ class RecommendRequest:
         sampling: how to draw items; the best ones come back if None.
         beam_width: width of the search; the bundle's own if None.
         explain: whether each item says why it is recommended.
+        user_id: the user whose stored events are the history, in place of ``history``.
     """
 
     domain: str
@@ -67,6 +68,11 @@ class RecommendRequest:
     sampling: Sampling | None = None
     beam_width: int | None = None
     explain: bool = False
+    user_id: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.user_id is not None and self.history:
+            raise ValueError("a request has either a history or a user_id; leave one of them out")
 
     def as_json(self) -> dict[str, Any]:
         """The JSON object that the service reads."""
@@ -84,7 +90,10 @@ class RecommendRequest:
             "sampling": None if self.sampling is None else asdict(self.sampling),
             "beam_width": self.beam_width,
             "explain": self.explain or None,
+            "user_id": self.user_id,
         }
+        if self.user_id is not None:
+            del body["history"]
         return body | {name: value for name, value in given.items() if value is not None}
 
 
@@ -98,6 +107,28 @@ class Item:
     def as_json(self) -> dict[str, Any]:
         """The JSON object that the service reads."""
         return {"item_id": self.item_id} | dict(self.fields)
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that a user did with an item.
+
+    Attributes:
+        event_id: the sender's own name for it; what is sent again is counted once.
+        timestamp: when it happened, in unix seconds.
+        type: what was done; the service's settings say which types there are.
+    """
+
+    event_id: str
+    user_id: str
+    domain: str
+    item_id: str
+    timestamp: float
+    type: str = "view"
+
+    def as_json(self) -> dict[str, Any]:
+        """The JSON object that the service reads."""
+        return asdict(self)
 
 
 class Answer(BaseModel):
@@ -233,6 +264,50 @@ class Deleted(Answer):
     domain: str
     item_id: str
     catalog_version: int
+
+
+class EventResult(Answer):
+    """What became of an event.
+
+    Attributes:
+        outcome: ``accepted`` (it survives a crash), ``duplicate`` or ``rejected``, which ``error`` explains.
+        unknown: ``domain`` or ``item`` where the catalog does not hold it; it counts once it is registered.
+    """
+
+    event_id: str | None
+    outcome: str
+    unknown: str | None = None
+    error: ErrorDetail | None = None
+
+
+class EventsStored(Answer):
+    """One result an event, in the order of the events."""
+
+    results: tuple[EventResult, ...]
+
+
+class HistoryEvent(Answer):
+    """One stored event of a user; ``timestamp`` is in unix seconds."""
+
+    domain: str
+    item_id: str
+    type: str
+    timestamp: float
+
+
+class UserHistory(Answer):
+    """What is stored of a user, oldest first."""
+
+    user_id: str
+    events: tuple[HistoryEvent, ...]
+
+
+class DeletedUser(Answer):
+    """A user who is forgotten; training leaves out the events up to ``deleted_at``, in unix seconds."""
+
+    user_id: str
+    deleted_at: float
+    removed_events: int
 
 
 class DomainInfo(Answer):

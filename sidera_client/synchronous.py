@@ -13,12 +13,16 @@ from sidera_client.errors import ApiError, ClientError, ConnectionFailedError, U
 from sidera_client.models import (
     CatalogItem,
     Deleted,
+    DeletedUser,
+    Event,
+    EventsStored,
     History,
     Info,
     Item,
     Recommendation,
     RecommendRequest,
     Tokenized,
+    UserHistory,
     Validation,
 )
 from sidera_client.retries import Pause, Retry, steps_of, timed_out
@@ -89,6 +93,18 @@ class Client:
     def delete_item(self, domain: str, item_id: str) -> Deleted:
         """Take an item out of the catalog for good; again, the answer is the same."""
         return self.call(calls.delete_item(domain, item_id))
+
+    def send_events(self, events: Sequence[Event]) -> EventsStored:
+        """Tell what users did; each event is answered by itself, and one that is sent again counts once."""
+        return self.call(calls.send_events(events))
+
+    def user_history(self, user_id: str) -> UserHistory:
+        """What is stored of a user."""
+        return self.call(calls.user_history(user_id))
+
+    def delete_user(self, user_id: str) -> DeletedUser:
+        """Forget a user; again, the answer is the same."""
+        return self.call(calls.delete_user(user_id))
 
     def info(self) -> Info:
         """What is served."""

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from service.catalog.tables import METADATA
+from service.events.tables import METADATA
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=METADATA)
 with context.begin_transaction():

@@ -1,6 +1,5 @@
 """Processes that change one catalog are killed, and race each other: nothing that was acknowledged is ever lost."""
 
-import multiprocessing
 import random
 import signal
 import time
@@ -14,9 +13,7 @@ import pytest
 
 from tests.faults.catalog_writer import DOMAIN, Acknowledgement, start, write
 from tests.postgres import Postgres
-
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tests.faults.catalog_writer"])
+from tests.processes import PROCESSES
 
 
 @dataclass

@@ -233,7 +233,8 @@ def test_every_field_of_a_request_is_one_that_the_service_reads() -> None:
         beam_width=3,
         explain=True,
     )
-    assert set(full.as_json()) | {"validate_only"} == set(ServiceRequest.model_fields)
+    assert set(full.as_json()) | {"validate_only", "user_id"} == set(ServiceRequest.model_fields)
+    ServiceRequest.model_validate(RecommendRequest("drama", user_id="anna").as_json())
     read = ServiceRequest.model_validate(full.as_json()).model_dump(exclude_none=True)
     assert read == full.as_json() | {"validate_only": False}
     assert ServiceRequest.model_validate(RecommendRequest("d").as_json()) == ServiceRequest(domain="d")

@@ -1,0 +1,195 @@
+"""POST /events."""
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from service.events.counting import Counting
+from sidera.items.transitions import TransitionRule
+from tests.postgres import Postgres
+from tests.service.events.made_up import body
+from tests.service.fakes import FakeModel, serving
+
+Serve = Callable[..., TestClient]
+
+
+def learning_model() -> FakeModel:
+    """A stand-in that counts events, and saw dramas up to second 10."""
+    return FakeModel(counting=Counting(TransitionRule(), {"drama": 10.0}))
+
+
+def within_seconds(holds: Callable[[], bool]) -> None:
+    ends = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+
+
+def post(client: TestClient, *rows: dict[str, Any]) -> list[dict[str, Any]]:
+    answer = client.post("/events", json={"events": list(rows)})
+    assert answer.status_code == 200, answer.text
+    results: list[dict[str, Any]] = answer.json()["results"]
+    return results
+
+
+def history(client: TestClient, user_id: str) -> list[str]:
+    return [event["item_id"] for event in client.get(f"/users/{user_id}/history").json()["events"]]
+
+
+def test_each_row_is_answered_by_itself(client: TestClient) -> None:
+    results = post(
+        client,
+        body("a", "anna", "drama-0", 20),
+        {"event_id": "b", "user_id": "anna"},
+        body("a", "anna", "drama-0", 20),
+        "no row",  # type: ignore[arg-type]
+        body("c", "anna", "drama-1", "2026-01-01T00:00:00+01:00", type="purchase"),
+    )
+    assert [(row["event_id"], row["outcome"]) for row in results] == [
+        ("a", "accepted"),
+        ("b", "rejected"),
+        ("a", "duplicate"),
+        (None, "rejected"),
+        ("c", "accepted"),
+    ]
+    assert results[1]["error"] == {
+        "code": "invalid_request",
+        "message": "this field is needed",
+        "field": "domain",
+        "retryable": False,
+    }
+    assert history(client, "anna") == ["drama-0", "drama-1"]
+
+
+def test_one_event_without_a_list_is_answered_without_one(client: TestClient) -> None:
+    assert client.post("/events", json=body("a", "anna", "drama-0", 20)).json() == {
+        "event_id": "a",
+        "outcome": "accepted",
+    }
+    refused = client.post("/events", json=body("b", "anna", "drama-0", 20, type="stare"))
+    assert (refused.status_code, refused.json()["error"]["field"]) == (422, "type")
+    assert "view, click" in refused.json()["error"]["message"]
+
+
+def test_the_same_event_a_thousand_times_counts_once(serve: Serve) -> None:
+    model = learning_model()
+    client = serve(model, event_memory_seconds=0.05)
+    same = [body("a", "anna", "drama-0", 20), body("b", "anna", "drama-1", 21)]
+    for _ in range(2):
+        post(client, *same * 250)
+    within_seconds(lambda: bool(model.learnt.entries))
+    once = list(model.learnt)
+    assert [row["outcome"] for row in post(client, *same)] == ["duplicate", "duplicate"]
+    time.sleep(0.2)
+    assert list(model.learnt) == once
+    assert [count for _, _, count in once] == pytest.approx([1.0, 0.2], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"timestamp": 9e12}, "timestamp"),
+        ({"timestamp": -1}, "timestamp"),
+        ({"timestamp": "yesterday"}, "timestamp"),
+        ({"timestamp": "2026-01-01T00:00:00"}, "timestamp"),
+        ({"timestamp": True}, "timestamp"),
+        ({"timestamp": None}, "timestamp"),
+        ({"event_id": ""}, "event_id"),
+        ({"event_id": "x" * 129}, "event_id"),
+        ({"user_id": "a\0b"}, "user_id"),
+        ({"user_id": 7}, "user_id"),
+        ({"item_id": "\ud800"}, "item_id"),
+        ({"domain": "no/domain"}, "domain"),
+        ({"type": "stare"}, "type"),
+        ({"extra": 1}, "extra"),
+    ],
+)
+def test_a_bad_row_says_which_field_is_wrong_and_its_neighbours_are_stored(
+    client: TestClient, changes: dict[str, Any], field: str
+) -> None:
+    rows = [body("good", "anna", "drama-0", 20), body("bad", "anna", "drama-1", 21) | changes]
+    text = json.dumps({"events": rows})
+    results = client.post("/events", content=text, headers={"content-type": "application/json"}).json()["results"]
+    assert [row["outcome"] for row in results] == ["accepted", "rejected"]
+    assert results[1]["error"]["field"] == field
+    assert history(client, "anna") == ["drama-0"]
+
+
+def test_an_event_in_the_future_is_refused_beyond_the_skew_that_is_allowed(serve: Serve) -> None:
+    client = serve(event_skew_seconds=100)
+    results = post(
+        client, body("a", "anna", "drama-0", time.time() + 50), body("b", "anna", "drama-0", time.time() + 200)
+    )
+    assert [row["outcome"] for row in results] == ["accepted", "rejected"]
+
+
+def test_events_of_unknown_items_and_domains_are_kept_reported_and_count_once_they_are_registered(serve: Serve) -> None:
+    model = learning_model()
+    client = serve(model, event_memory_seconds=0.05)
+    results = post(
+        client,
+        body("a", "anna", "drama-0", 20),
+        body("b", "anna", "new", 21),
+        body("c", "anna", "x", 22, domain="western"),
+    )
+    assert [(row["outcome"], row.get("unknown")) for row in results] == [
+        ("accepted", None),
+        ("accepted", "item"),
+        ("accepted", "domain"),
+    ]
+    assert "sidera_events_unknown_item_total 2.0" in client.get("/metrics").text
+    item = {"item_id": "new", "title": "New"}
+    client.post("/tokenize", json={"domain": "drama", "items": [item], "register": True})
+    within_seconds(lambda: bool(model.learnt.entries))
+    number = model.catalog.find("drama", "new")
+    assert [(before, after) for before, after, _ in model.learnt] == [(0, number), (number, 0)]
+
+
+def test_more_rows_than_allowed_are_refused_as_a_whole(serve: Serve) -> None:
+    client = serve(max_events=2)
+    rows = [body(f"e{n}", "anna", "drama-0", 20) for n in range(3)]
+    answer = client.post("/events", json={"events": rows})
+    assert (answer.status_code, answer.json()["error"]["field"]) == (422, "events")
+    assert client.post("/events", json={"events": []}).status_code == 422
+    assert history(client, "anna") == []
+
+
+def test_rows_are_charged_to_the_key(serve: Serve) -> None:
+    client = serve(max_rows=4, max_tokenize_items=4, max_events=4, rate_rows_per_second=0.04, rate_burst_seconds=100)
+    rows = [body(f"e{n}", "anna", "drama-0", 20) for n in range(3)]
+    assert client.post("/events", json={"events": rows}).status_code == 200
+    assert client.post("/events", json={"events": rows}).json()["error"]["code"] == "rate_limited"
+
+
+def test_a_database_that_does_not_answer_is_told_of_and_recommending_goes_on(postgres: Postgres) -> None:
+    url = postgres.new_database()
+    with serving(url) as client:  # type: ignore[arg-type]
+        post(client, body("a", "anna", "drama-0", 20))
+        postgres.disconnect(url)
+        for answer in (
+            client.post("/events", json={"events": [body("b", "anna", "drama-1", 21)]}),
+            client.post("/recommend", json={"domain": "drama", "user_id": "anna"}),
+            client.get("/users/anna/history"),
+            client.delete("/users/anna"),
+        ):
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "database_unavailable")
+        assert client.post("/recommend", json={"domain": "drama"}).status_code == 200
+        postgres.let_in(url)
+        assert [row["outcome"] for row in post(client, body("b", "anna", "drama-1", 21))] == ["accepted"]
+        assert history(client, "anna") == ["drama-0", "drama-1"]
+    postgres.drop(url)
+
+
+def test_no_user_is_named_in_logs_or_metrics(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
+    client = serve(learning_model(), log_level="debug", event_memory_seconds=0.05)
+    post(client, body("secret-event", "secret-user", "drama-0", 20), body("e", "secret-user", "nope", 9e12))
+    client.post("/recommend", json={"domain": "drama", "user_id": "secret-user"})
+    client.get("/users/secret-user/history")
+    client.delete("/users/secret-user")
+    written = capfd.readouterr()
+    assert "/users/{user_id:path}" in written.out + written.err
+    assert "secret" not in written.out + written.err + client.get("/metrics").text

@@ -1,0 +1,256 @@
+"""What memory learnt step by step is what counting all stored events anew gives."""
+
+import itertools
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from service.catalog.database import Database
+from service.events.counting import Counting
+from service.events.ledger import RECORD, Ledger, records_of
+from service.events.memory import Bounds, EventMemory
+from service.events.store import EventStore
+from service.events.tables import DELETED_USERS, EVENTS
+from sidera.catalog import Catalog, create_catalog
+from sidera.items.transitions import TransitionDelta, TransitionRule
+from tests.service.events.made_up import event
+from tests.service.fakes import SIZES, bundle_items, film
+
+WEIGHTS = {"view": 1.0, "skip": -0.5, "look": 0.0}
+RULE = TransitionRule(window=3, half_life_days=0.001)
+MOST = 4
+
+
+class World:
+    """A store, a catalog that grows, and memories of a bundle that was trained until second 10 in domain drama."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.store = EventStore(database, MOST)
+        self.catalog: Catalog = create_catalog(bundle_items(), SIZES)
+        self.renumbered = threading.Event()
+        self.used: list[TransitionDelta] = []
+
+    def memory(self, bounds: Bounds | None = None) -> EventMemory:
+        return EventMemory(
+            self.store,
+            Counting(RULE, {"drama": 10.0, "comedy": None}),
+            WEIGHTS,
+            bounds or Bounds(MOST, 10_000_000),
+            lambda: self.catalog,
+            self.renumbered,
+            lambda delta, now: self.used.append(delta),
+        )
+
+    def register(self, number: int) -> None:
+        if self.catalog.find("drama", f"drama-{number}") is None:
+            self.catalog = self.catalog.with_items([film(number)], self.catalog.version + 1)
+
+    def delete_item(self, number: int) -> None:
+        if self.catalog.find("drama", f"drama-{number}") is not None:
+            self.catalog = self.catalog.without_items([("drama", f"drama-{number}")], self.catalog.version + 1)
+
+    def clear(self) -> None:
+        with self.database.writing() as connection:
+            connection.execute(EVENTS.delete())
+            connection.execute(DELETED_USERS.delete())
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    database = Database(str(tmp_path / "items.db"))
+    yield World(database)
+    database.close()
+
+
+def counts(memory: EventMemory) -> dict[tuple[int, int], float]:
+    return {(before, after): count for before, after, count in memory.delta}
+
+
+def anew(world: World) -> dict[tuple[int, int], float]:
+    memory = world.memory()
+    memory.rebuild()
+    return counts(memory)
+
+
+def between_items(world: World, counted: dict[tuple[int, int], float]) -> dict[tuple[int, int], float]:
+    """Those between items that can be recommended; what is left of a deleted item leads to nothing."""
+    there = {number for index in world.catalog.indexes.values() for number in index.number_of_leaf.tolist()}
+    return {pair: count for pair, count in counted.items() if there.issuperset(pair)}
+
+
+def pairs(world: World, *names: str) -> list[tuple[int, int]]:
+    numbers = [world.catalog.find("drama", name) or 0 for name in names]
+    return list(itertools.pairwise(numbers))
+
+
+EVENT = st.tuples(
+    st.sampled_from(["anna", "ben", "eve"]),
+    st.sampled_from(["drama-0", "drama-1", "drama-2", "drama-7", "comedy-1"]),
+    st.integers(0, 30),
+    st.sampled_from(list(WEIGHTS)),
+)
+STEP = st.one_of(
+    st.lists(EVENT, min_size=1, max_size=4),
+    st.sampled_from(["forget anna", "forget ben", "register", "delete the item", "learn"]),
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(STEP, max_size=10))
+def test_learning_step_by_step_is_counting_all_stored_events_anew(world: World, steps: list[object]) -> None:
+    world.clear()
+    world.catalog = create_catalog(bundle_items(), SIZES)
+    memory, sent = world.memory(), 0
+    memory.rebuild()
+    for step in [*steps, "learn"]:
+        if isinstance(step, list):
+            rows = []
+            for user_id, item_id, seconds, kind in step:
+                domain = item_id.partition("-")[0]
+                rows.append(event(f"{sent}", user_id, item_id, 10_000_000_000 + seconds, kind, domain))
+                if seconds < 15:  # before and at the end of training
+                    rows[-1] = event(f"{sent}", user_id, item_id, seconds, kind, domain)
+                sent += 1
+            world.store.add(rows)
+        elif step == "register":
+            world.register(7)
+        elif step == "delete the item":
+            world.delete_item(7)
+        elif step == "learn":
+            memory.refresh()
+        else:
+            user_id = str(step).split()[1]
+            world.store.delete_user(user_id)
+            memory.forget(user_id)
+    assert between_items(world, counts(memory)) == between_items(world, anew(world))
+
+
+def test_only_transitions_to_events_after_training_count(world: World) -> None:
+    memory = world.memory()
+    world.store.add([event(f"e{n}", "anna", f"drama-{n}", 8 + n) for n in range(4)])
+    memory.refresh()
+    [one, two, three] = pairs(world, "drama-0", "drama-1", "drama-2", "drama-3")
+    learnt = counts(memory)
+    assert one not in learnt
+    assert two not in learnt, "second 10 is what training saw last"
+    assert learnt[three] > 0
+    assert (two[0], three[1]) in learnt, "an older event stands before a newer one"
+
+
+def test_old_events_alone_teach_nothing_and_are_not_kept_in_memory(world: World) -> None:
+    memory = world.memory()
+    world.store.add([event(f"e{n}", "anna", f"drama-{n}", n) for n in range(4)])
+    assert memory.refresh()
+    assert (counts(memory), memory.users) == ({}, 0)
+
+
+def test_events_of_one_user_in_two_domains_do_not_follow_each_other(world: World) -> None:
+    memory = world.memory()
+    world.store.add([event("a", "anna", "drama-0", 20), event("b", "anna", "comedy-0", 21, domain="comedy")])
+    memory.refresh()
+    assert counts(memory) == {}
+    assert memory.users == 1
+
+
+def test_a_negative_event_weakens_and_one_of_an_unknown_kind_counts_nothing(world: World) -> None:
+    memory = world.memory()
+    world.store.add([event("a", "anna", "drama-0", 20), event("b", "anna", "drama-1", 21, "skip")])
+    world.store.add([event("c", "ben", "drama-2", 20), event("d", "ben", "drama-3", 21, "retired kind")])
+    memory.refresh()
+    [disliked] = pairs(world, "drama-0", "drama-1")
+    assert counts(memory)[disliked] < 0
+    assert {before for before, _ in counts(memory)} == {disliked[0]}
+
+
+def test_an_event_of_an_unknown_item_counts_once_the_item_is_registered(world: World) -> None:
+    memory = world.memory()
+    world.store.add([event("a", "anna", "drama-0", 20), event("b", "anna", "drama-7", 21)])
+    memory.refresh()
+    assert counts(memory) == {}
+    assert not memory.refresh()
+    world.register(7)
+    assert memory.refresh()
+    assert pairs(world, "drama-0", "drama-7")[0] in counts(memory)
+    assert counts(memory) == anew(world)
+
+
+def test_the_events_of_a_deleted_item_stay_and_count_again_once_it_is_back(world: World) -> None:
+    memory = world.memory()
+    world.register(7)
+    world.store.add([event("a", "anna", "drama-0", 20), event("b", "anna", "drama-7", 21)])
+    memory.refresh()
+    learnt = counts(memory)
+    world.delete_item(7)
+    world.store.add([event("c", "anna", "drama-1", 22)])
+    memory.refresh()
+    assert between_items(world, counts(memory)) == between_items(world, anew(world)) != {}
+    world.register(7)
+    memory.refresh()
+    assert counts(memory) == anew(world)
+    assert learnt.items() <= counts(memory).items()
+
+
+def test_items_that_got_other_numbers_are_counted_anew(world: World) -> None:
+    memory = world.memory()
+    for number in (7, 8):
+        world.register(number)
+    world.store.add([event("a", "anna", "drama-0", 20), event("b", "anna", "drama-8", 21)])
+    memory.refresh()
+    world.catalog = create_catalog(bundle_items(), SIZES)
+    for number in (8, 7):
+        world.register(number)
+    world.renumbered.set()
+    assert memory.refresh()
+    assert counts(memory) == anew(world)
+
+
+def test_forgetting_a_user_takes_back_at_once_what_the_user_taught_and_nothing_else(world: World) -> None:
+    memory = world.memory()
+    world.store.add([event("a", "anna", "drama-0", 20), event("b", "anna", "drama-1", 21)])
+    memory.refresh()
+    others = counts(memory)
+    world.store.add([event("c", "eve", "drama-0", 20), event("d", "eve", "drama-1", 25)])
+    memory.refresh()
+    assert counts(memory) != others
+    world.store.delete_user("eve")
+    memory.forget("eve")
+    assert counts(memory) == others
+    assert world.used[-1] is memory.delta, "what is in use has forgotten"
+    memory.refresh()
+    assert counts(memory) == others
+
+
+def test_a_database_that_went_back_is_counted_anew(world: World) -> None:
+    memory = world.memory()
+    world.store.add([event("a", "anna", "drama-0", 20), event("b", "anna", "drama-1", 21)])
+    memory.refresh()
+    with world.database.writing() as connection:
+        connection.execute(EVENTS.delete())
+        connection.exec_driver_sql("UPDATE event_state SET version = 0")
+    assert memory.refresh()
+    assert counts(memory) == {}
+
+
+def test_a_ledger_that_is_full_lets_the_quietest_user_go_and_the_counts_follow(world: World) -> None:
+    memory = world.memory(Bounds(MOST, 2 * 1100))  # bytes for counts, and as many for users: three of them
+    for number, user_id in enumerate(["anna", "ben", "eve", "dan"]):
+        world.store.add([event(f"a{user_id}", user_id, f"drama-{number}", 20)])
+        world.store.add([event(f"b{user_id}", user_id, f"drama-{number + 1}", 21)])
+        memory.refresh()
+    assert (memory.users, memory.bytes < 2 * 1100) == (3, True)
+    [first, *others] = pairs(world, *(f"drama-{number}" for number in range(5)))
+    assert first not in counts(memory)
+    assert all(pair in counts(memory) for pair in others)
+
+
+def test_a_ledger_tells_events_of_equal_times_apart_by_when_they_came() -> None:
+    rows = [(5, 1, 1, 11, 0, 1.0, True), (5, 1, 0, 10, 0, 1.0, True), (5, 2, 0, 12, 0, 1.0, True)]
+    known, new = np.array(rows[:2], dtype=RECORD).tobytes(), np.array(rows[1:], dtype=RECORD).tobytes()
+    merged, _ = records_of(Ledger(10, 10_000).merged([known], [new]))
+    assert merged["number"].tolist() == [10, 11, 12]
