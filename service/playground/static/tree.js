@@ -1,0 +1,54 @@
+// The tree of codes that lead to the items of an answer, drawn from left to right.
+
+import { named, percent, s } from "./dom.js";
+
+const STEP = 130, ROW = 24, LEFT = 20, LABEL = 250;
+
+const short = (text) => (text.length > 30 ? `${text.slice(0, 29)}…` : text);
+
+export function tree(items, chosen) {
+  const levels = chosen.sid.length;
+  const root = { key: "", mass: 0, children: new Map(), items: [] };
+  for (const item of items) {
+    const mass = Math.exp(item.score);
+    let node = root;
+    node.mass += mass;
+    item.sid.forEach((code, level) => {
+      if (!node.children.has(code)) node.children.set(code, { code, level: level + 1, mass: 0, children: new Map(), items: [] });
+      node = node.children.get(code);
+      node.mass += mass;
+    });
+    node.items.push(item);
+  }
+  let row = 0;
+  const place = (node) => {
+    const below = [...node.children.values()].sort((one, other) => other.mass - one.mass);
+    node.below = below;
+    if (!below.length) { node.y = row * ROW + ROW; row += 1; return; }
+    below.forEach(place);
+    node.y = (below[0].y + below[below.length - 1].y) / 2;
+  };
+  place(root);
+  const x = (level) => LEFT + level * STEP;
+  const width = x(levels) + LABEL, height = row * ROW + ROW;
+  const image = s("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `The ${items.length} best items by their codes; the way to ${named(chosen)} is ${chosen.sid.join(", ")}` });
+  const edges = [], nodes = [];
+  const draw = (node, level, onWay) => {
+    node.below.forEach((child) => {
+      const way = onWay && chosen.sid[level] === child.code;
+      const share = root.mass ? child.mass / root.mass : 0;
+      const [left, right] = [x(level), x(level + 1)];
+      const edge = s("path", { class: way ? "edge" : "edge faint", "stroke-width": (1 + 9 * Math.sqrt(share)).toFixed(1),
+        d: `M${left} ${node.y}C${left + STEP / 2} ${node.y} ${right - STEP / 2} ${child.y} ${right} ${child.y}` });
+      edges[way ? "push" : "unshift"](edge);
+      nodes.push(s("circle", { class: way ? "node" : "node faint", cx: right, cy: child.y, r: 3.5 }));
+      const [item] = child.items;
+      const text = item ? `${child.code}  ${short(named(item))}` : String(child.code);
+      nodes.push(s("text", { x: right + 9, y: child.y + (item ? 4 : -6), class: way ? "" : "soft" }, s("title", {}, `${item ? named(item) : `code ${child.code}`}: ${percent(child.mass)}`), text));
+      draw(child, level + 1, way);
+    });
+  };
+  draw(root, 0, true);
+  image.append(...edges, s("circle", { class: "node", cx: x(0), cy: root.y, r: 5 }), ...nodes);
+  return image;
+}

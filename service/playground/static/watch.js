@@ -1,0 +1,99 @@
+// "Watch": what the service does right now, from its own metrics.
+
+import { get } from "./api.js";
+import { count, h, s, waiting } from "./dom.js";
+import { loadInfo, state } from "./state.js";
+import { trouble } from "./trouble.js";
+
+const EVERY = 2000, KEPT = 60;
+
+// Prometheus' text as [name, labels, value].
+export function samples(text) {
+  const found = [];
+  for (const line of text.split("\n")) {
+    const parts = /^([a-z_:]+)(?:\{(.*)\})? (\S+)/i.exec(line);
+    if (parts) found.push([parts[1], parts[2] || "", Number(parts[3])]);
+  }
+  return found;
+}
+
+const sum = (all, name, label = "") => all.filter(([own, labels]) => own === name && labels.includes(label)).reduce((total, [, , value]) => total + value, 0);
+
+// The time below which a share of the requests of an interval stayed, in seconds; null if there were none.
+export function quantile(before, after, share) {
+  const bounds = new Map();
+  for (const [all, sign] of [[before, -1], [after, 1]]) {
+    for (const [name, labels, value] of all) {
+      if (name !== "sidera_request_seconds_bucket" || !labels.includes('route="/recommend"')) continue;
+      const bound = Number(/le="([^"]+)"/.exec(labels)[1].replace("+Inf", "Infinity"));
+      bounds.set(bound, (bounds.get(bound) || 0) + sign * value);
+    }
+  }
+  const sorted = [...bounds].sort(([one], [other]) => one - other);
+  const total = sorted.length ? sorted[sorted.length - 1][1] : 0;
+  if (total <= 0) return null;
+  let below = 0, low = 0;
+  for (const [bound, counted] of sorted) {
+    if (counted >= share * total) return bound === Infinity ? low : low + (bound - low) * ((share * total - below) / (counted - below || 1));
+    [below, low] = [counted, bound];
+  }
+  return low;
+}
+
+function line(values, label) {
+  const known = values.map((value) => value ?? 0), most = Math.max(...known, 1e-9), width = 240, height = 48;
+  const points = known.map((value, at) => `${((at + KEPT - known.length) / (KEPT - 1) * width).toFixed(1)} ${(height - 2 - value / most * (height - 6)).toFixed(1)}`);
+  const first = points.length ? points[0].split(" ")[0] : 0;
+  return s("svg", { viewBox: `0 0 ${width} ${height}`, width: "100%", height, preserveAspectRatio: "none", role: "img", "aria-label": label },
+    s("path", { class: "under", d: `M${first} ${height}L${points.join("L")}L${width} ${height}Z` }), s("path", { class: "line", "vector-effect": "non-scaling-stroke", d: `M${points.join("L")}` }));
+}
+
+export function watch(root) {
+  const running = new AbortController();
+  const kept = { rate: [], p50: [], queue: [], errors: [] };
+  let last = null, timer = 0;
+  const tiles = h("div", { class: "tiles" }, waiting(3));
+  const table = h("div");
+  root.append(h("h1", {}, "What the service does"),
+    h("p", { class: "lead" }, "Read from its metrics every two seconds, for the last two minutes. Ask something under Try it, and come back."), tiles, h("div", { class: "gap" }), table);
+
+  const tile = (title, value, hint, values) => h("section", { class: "card" }, h("h2", {}, title), h("p", { class: "big" }, value), h("p", { class: "soft small" }, hint), line(values, `${title}, the last two minutes`));
+
+  async function look() {
+    try {
+      const [{ answer: text }] = await Promise.all([get("metrics", running.signal), loadInfo()]);
+      const now = { at: performance.now(), all: samples(text) };
+      if (last) show(now);
+      else tiles.replaceChildren(waiting(3));
+      last = now;
+      timer = setTimeout(look, EVERY);
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      tiles.replaceChildren(trouble(error, error.status === 503 || error.status === 429 ? look : () => { tiles.replaceChildren(waiting(3)); look(); }));
+    }
+  }
+
+  function show(now) {
+    const seconds = (now.at - last.at) / 1000;
+    const more = (name, label) => Math.max(0, sum(now.all, name, label) - sum(last.all, name, label)) / seconds;
+    const p50 = quantile(last.all, now.all, 0.5);
+    const push = (name, value) => { kept[name].push(value); kept[name].splice(0, kept[name].length - KEPT); };
+    push("rate", more("sidera_requests_total", 'route="/recommend"'));
+    push("p50", p50 === null ? null : p50 * 1000);
+    push("queue", sum(now.all, "sidera_queue_length"));
+    push("errors", more("sidera_errors_total"));
+    const known = kept.p50.filter((value) => value !== null);
+    tiles.replaceChildren(
+      tile("Recommendations", `${kept.rate.at(-1).toFixed(1)} / s`, "requests answered", kept.rate),
+      tile("Time to answer", known.length ? `${known.at(-1) < 10 ? known.at(-1).toFixed(1) : Math.round(known.at(-1))} ms` : "–", "half of them were faster", kept.p50),
+      tile("Waiting", count(kept.queue.at(-1)), "rows in queues", kept.queue),
+      tile("Errors", `${kept.errors.at(-1).toFixed(1)} / s`, `${count(sum(now.all, "sidera_errors_total"))} since the start`, kept.errors));
+    const rows = [["Bundle", state.info.bundle_version.slice(0, 12)], ["Catalog version", count(state.info.catalog_version)], ["Backbone", state.info.backbone],
+      ["Tokenizer", `${state.info.tokenizer.method}, codebooks of ${state.info.tokenizer.codebook_sizes.join(", ")}`],
+      ...state.info.domains.map(({ name, items }) => [`Items of ${name}`, count(items)])];
+    table.replaceChildren(h("section", { class: "card" }, h("h2", {}, "What serves"), h("table", {}, h("tbody", {}, rows.map(([name, value]) => h("tr", {}, h("th", { scope: "row" }, name), h("td", { class: "num" }, value)))))));
+  }
+
+  look();
+  return () => { running.abort(); clearTimeout(timer); };
+}

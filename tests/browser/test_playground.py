@@ -1,0 +1,232 @@
+"""What a person does on the playground, in a real browser."""
+
+import json
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Locator, Page, Route, expect
+
+from tests.browser.conftest import MARKUP, served
+
+Open = Callable[..., Page]
+VIEWS = ("Try it", "Why", "Codes", "New domain", "Watch")
+
+
+def go_to(page: Page, view: str) -> None:
+    page.get_by_role("link", name=view, exact=True).click()
+    expect(page.get_by_role("link", name=view, exact=True)).to_have_attribute("aria-current", "page")
+
+
+def found_items(page: Page) -> Locator:
+    return page.get_by_role("listbox", name="Found items").get_by_role("option")
+
+
+def results(page: Page) -> list[str]:
+    expect(page.locator("ol.results")).to_be_visible()
+    return page.locator("ol.results .title").all_inner_texts()
+
+
+def test_a_history_is_put_together_and_taken_apart_by_keyboard_alone(pages: Open, address: str) -> None:
+    page = pages(address)
+    page.get_by_label("Recommend from").focus()
+    page.keyboard.press("d")
+    expect(page.get_by_role("heading", name="Next in drama")).to_be_visible()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("combobox", name="Add to the history")).to_be_focused()
+    page.keyboard.type("film 1")
+    expect(found_items(page).first).to_contain_text("Film 1")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    expect(found_items(page).nth(1)).to_have_attribute("aria-selected", "true")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Enter")
+    expect(page.locator("ol.history li")).to_have_count(1)
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Remove Film 1")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("No history yet")).to_be_visible()
+
+
+def test_what_is_in_the_history_changes_what_comes_next(pages: Open, address: str) -> None:
+    page = pages(address)
+    page.get_by_label("Recommend from").select_option("drama")
+    expect(page.get_by_role("heading", name="Next in drama")).to_be_visible()
+    assert "Film 0" in results(page)
+    page.get_by_role("combobox", name="Add to the history").fill("drama-0")
+    found_items(page).first.click()
+    expect(page.locator("ol.results .title", has_text="Film 0")).to_have_count(0)
+    page.get_by_label("Leave out what is in the history").uncheck()
+    expect(page.locator("ol.results .title", has_text="Film 0")).to_have_count(1)
+    page.get_by_role("button", name="Clear").click()
+    expect(page.get_by_text("No history yet")).to_be_visible()
+
+
+def test_a_random_user_shows_where_the_held_back_item_came(pages: Open, address: str) -> None:
+    page = pages(address)
+    page.get_by_role("button", name="Random user").click()
+    expect(page.locator(".reveal")).to_contain_text("This user took Film 1 next")
+    expect(page.locator(".reveal")).to_contain_text("It is at place 2")
+    expect(page.locator("li.target .title")).to_have_text("Film 1")
+
+
+def test_a_title_with_markup_is_shown_as_text(pages: Open, address: str) -> None:
+    page = pages(address)
+    page.get_by_label("Recommend from").select_option("drama")
+    expect(page.locator("ol.results .title", has_text="onerror")).to_have_text(MARKUP)
+    go_to(page, "Codes")
+    expect(page.get_by_text("onerror").first).to_be_visible()
+    assert page.locator("main img").count() == 0
+    assert "harmed" not in page.title()
+
+
+def test_why_shows_codes_parts_history_and_the_search(pages: Open, address: str) -> None:
+    page = pages(address)
+    page.get_by_role("button", name="Random user").click()
+    expect(page.locator(".reveal")).to_be_visible()
+    page.get_by_role("button", name="Why Film 1").click()
+    expect(page.get_by_role("heading", name="Film 1")).to_be_visible()
+    main = page.locator("main")
+    for told in ("60 %", "share of 40 %", "items that followed those of the history", "+0.70", "Film 3"):
+        expect(main).to_contain_text(told)
+    expect(page.get_by_role("img", name=re.compile("the way to Film 1 is 0, 1"))).to_be_visible()
+    page.get_by_role("button", name="1. Film 0").click()
+    expect(page.get_by_role("heading", name="Film 0")).to_be_visible()
+
+
+def test_codes_are_opened_level_by_level_and_at_an_item(pages: Open, address: str) -> None:
+    page = pages(f"{address}#codes")
+    page.get_by_label("Domain").select_option("drama")
+    expect(page.get_by_role("region", name="First code")).to_contain_text("7 items")
+    page.get_by_role("region", name="First code").get_by_role("button").first.click()
+    expect(page.get_by_role("region", name="Below 0")).to_contain_text("4 items")
+    page.get_by_role("combobox", name="Go to an item").fill("film 5")
+    found_items(page).first.click()
+    expect(page.get_by_role("region", name="Below 1")).to_be_visible()
+    expect(page.get_by_role("region", name="Below 1").locator('[aria-pressed="true"]')).to_contain_text("Film 5")
+
+
+def test_a_new_domain_is_registered_recommended_and_deleted(pages: Open, address: str) -> None:
+    page = pages(f"{address}#new")
+    page.get_by_label("Name of the domain").fill("maps")
+    page.get_by_label("Items: title | categories").fill("An Atlas | Maps\nA Globe")
+    page.get_by_role("button", name="Only show their IDs").click()
+    expect(page.get_by_role("heading", name="Would get")).to_be_visible()
+    page.get_by_role("button", name="Register").click()
+    expect(page.get_by_role("heading", name="Next in maps")).to_be_visible()
+    assert sorted(results(page)) == ["A Globe", "An Atlas"]
+    page.get_by_role("button", name="Delete what was registered").click()
+    expect(page.get_by_text("The items are out of the catalog")).to_be_visible()
+    go_to(page, "Try it")
+    expect(page.get_by_label("Recommend from")).not_to_contain_text("maps")
+
+
+def test_watch_shows_what_the_service_does(pages: Open, address: str) -> None:
+    page = pages(f"{address}#watch")
+    expect(page.get_by_role("heading", name="Recommendations")).to_be_visible()
+    expect(page.get_by_role("img", name="Recommendations, the last two minutes")).to_be_visible()
+    expect(page.locator("main")).to_contain_text("rqvae, codebooks of 4, 4")
+
+
+def test_the_call_to_copy_is_the_one_that_was_made(pages: Open, address: str) -> None:
+    page = pages(address)
+    expect(page.locator("ol.results")).to_be_visible()
+    with page.expect_request("**/recommend") as sent:
+        page.get_by_role("button", name="Random user").click()
+    expect(page.locator(".reveal")).to_be_visible()
+    page.get_by_text("The call behind this").click()
+    words = shlex.split(page.get_by_label("The call in curl").inner_text().replace("\\\n", " "))
+    assert words[2] == sent.value.url == address.replace("playground/", "recommend")
+    assert json.loads(words[-1]) == sent.value.post_data_json
+    compile(page.get_by_label("The call in Python").inner_text(), "copied", "exec")
+
+
+def test_a_busy_service_is_shown_and_asked_again(pages: Open, address: str) -> None:
+    page = pages("about:blank")
+    refused: list[Route] = []
+
+    def busy_once(route: Route) -> None:
+        if refused:
+            route.continue_()
+            return
+        refused.append(route)
+        error = {"code": "queue_full", "message": "9 rows already wait", "retryable": True}
+        route.fulfill(status=429, headers={"retry-after": "1"}, json={"error": error})
+
+    page.route("**/recommend", busy_once)
+    page.goto(address)
+    expect(page.get_by_role("alert")).to_contain_text("The service is busy")
+    expect(page.get_by_role("alert")).to_contain_text("9 rows already wait")
+    expect(page.locator("ol.results")).to_be_visible()
+
+
+def test_a_service_that_does_not_answer_is_shown_and_can_be_asked_again(pages: Open, address: str) -> None:
+    page = pages(address)
+    expect(page.locator("ol.results")).to_be_visible()
+    page.route("**/recommend", lambda route: route.abort())
+    page.get_by_label("Recommend from").select_option("drama")
+    expect(page.get_by_role("alert")).to_contain_text("No answer")
+    expect(page.locator("#state")).to_contain_text("no answer")
+    page.unroute("**/recommend")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.get_by_role("heading", name="Next in drama")).to_be_visible()
+    expect(page.locator("#state")).to_contain_text("ready")
+
+
+def test_another_bundle_is_told_and_shown(pages: Open, address: str) -> None:
+    page = pages(address)
+    expect(page.locator("ol.results")).to_be_visible()
+
+    def swapped(route: Route) -> None:
+        response = route.fetch()
+        route.fulfill(response=response, json=response.json() | {"bundle_version": "another-one"})
+
+    page.route("**/recommend", swapped)
+    page.route("**/v1/info", swapped)
+    page.get_by_label("Recommend from").select_option("drama")
+    expect(page.get_by_text("Another bundle serves now")).to_be_visible()
+    expect(page.locator("#served")).to_contain_text("another-one")
+    page.get_by_role("button", name="Show them").click()
+    expect(page.get_by_role("heading", name="Next in drama")).to_be_visible()
+    expect(page.get_by_text("Another bundle serves now")).to_have_count(0)
+
+
+def test_a_locked_service_asks_for_a_key_and_keeps_it_in_memory(pages: Open, tmp_path: Path) -> None:
+    with served(tmp_path, api_keys=("a-key-of-some-length",)) as locked:
+        page = pages(locked)
+        page.get_by_label("API key").fill("a-key-of-some-length")
+        page.get_by_role("button", name="Use this key").click()
+        expect(page.locator("ol.results")).to_be_visible()
+        page.get_by_text("The call behind this").click()
+        assert "$SIDERA_KEY" in page.get_by_label("The call in curl").inner_text()
+        assert page.evaluate("localStorage.length + sessionStorage.length + document.cookie.length") == 0
+        page.reload()
+        expect(page.get_by_label("API key")).to_be_visible()
+
+
+def test_the_report_is_a_click_away(pages: Open, address: str) -> None:
+    page = pages(address)
+    page.get_by_role("link", name="Training report").click()
+    expect(page.get_by_text("A report")).to_be_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_view_is_accessible_and_fits_a_phone(pages: Open, address: str, scheme: str) -> None:
+    page = pages(address, color_scheme=scheme, viewport={"width": 360, "height": 740})
+    page.get_by_role("button", name="Random user").click()
+    expect(page.locator(".reveal")).to_be_visible()
+    axe, ready = (
+        Axe(),
+        {"Try it": "ol.results", "Why": "svg[role=img]", "Codes": ".code", "New domain": "form", "Watch": "table"},
+    )
+    for view in VIEWS:
+        go_to(page, view)
+        page.locator(ready[view]).first.wait_for()
+        found = axe.run(page, options={"resultTypes": ["violations"]})
+        assert found.violations_count == 0, f"{view}: {found.generate_report()}"
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), view

@@ -1,0 +1,148 @@
+"""Search, codes, evaluation users and the report over HTTP."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+import service.catalog_views
+from sidera.items.item_search import LiveItemSearch
+from tests.service.conftest import Serve
+from tests.service.playground.bundles import bundle_with_users
+
+
+def test_items_are_found_by_words_with_their_ids(client: TestClient) -> None:
+    answer = client.post("/search", json={"text": "film 2", "domain": "drama"}).json()
+    assert answer["items"] == [
+        {"domain": "drama", "item_id": "drama-2", "title": "Film 2", "sid": [0, 2], "hidden": False}
+    ]
+
+
+def test_an_item_is_found_once_it_is_registered_and_not_once_it_is_deleted(client: TestClient) -> None:
+    def found() -> list[str]:
+        return [one["item_id"] for one in client.post("/search", json={"text": "zebra"}).json()["items"]]
+
+    assert found() == []
+    client.post("/tokenize", json={"domain": "books", "items": [{"item_id": "z", "title": "Zebra"}], "register": True})
+    assert found() == ["z"]
+    client.patch("/items/books/z", json={"fields": {"title": "Okapi"}})
+    assert found() == []
+    client.patch("/items/books/z", json={"fields": {"title": "Zebra crossing"}})
+    assert found() == ["z"]
+    client.delete("/items/books/z")
+    assert found() == []
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "field"),
+    [
+        ({}, 422, "text"),
+        ({"text": "x" * 201}, 422, "text"),
+        ({"text": "x", "num_results": 51}, 422, "num_results"),
+        ({"text": "x", "domain": "cinema"}, 404, "domain"),
+    ],
+)
+def test_a_search_that_cannot_be_made_says_why(client: TestClient, body: object, status: int, field: str) -> None:
+    answer = client.post("/search", json=body)
+    assert (answer.status_code, answer.json()["error"]["field"]) == (status, field)
+
+
+def test_a_catalog_over_the_limit_is_not_indexed(serve: Serve) -> None:
+    answer = serve(max_search_items=8).post("/search", json={"text": "film"})
+    assert answer.status_code == 403
+    assert "SIDERA_MAX_SEARCH_ITEMS" in answer.json()["error"]["message"]
+
+
+def test_while_the_index_is_made_a_search_is_told_to_come_again(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+
+    def slow(*given: object) -> LiveItemSearch:
+        assert go_on.wait(20)
+        return LiveItemSearch(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(service.catalog_views, "LiveItemSearch", slow)
+    monkeypatch.setattr(service.catalog_views, "_PATIENCE_SECONDS", 0.01)
+    client = serve()
+    answer = client.post("/search", json={"text": "film"})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert client.post("/recommend", json={"domain": "drama"}).status_code == 200
+    monkeypatch.setattr(service.catalog_views, "_PATIENCE_SECONDS", 20)
+    go_on.set()
+    assert client.post("/search", json={"text": "film"}).status_code == 200
+
+
+def test_too_many_waiting_views_are_refused(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service.catalog_views, "_MOST_WAITING", 0)
+    answer = serve().post("/codes", json={"domain": "drama"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "queue_full")
+
+
+def test_codes_tell_what_lies_below_a_prefix(client: TestClient) -> None:
+    answer = client.post("/codes", json={"domain": "drama", "prefix": [1]}).json()
+    assert (answer["items"], [code["code"] for code in answer["codes"]]) == (2, [0, 1])
+    assert answer["codes"][1]["examples"] == [{"item_id": "drama-5", "title": "Film 5"}]
+    root = client.post("/codes", json={"domain": "drama"}).json()
+    assert [(code["code"], code["items"]) for code in root["codes"]] == [(0, 4), (1, 2)]
+
+
+def test_codes_count_registered_items(client: TestClient) -> None:
+    before = client.post("/codes", json={"domain": "comedy"}).json()
+    client.post("/tokenize", json={"domain": "comedy", "items": [{"item_id": "n", "title": "New"}], "register": True})
+    after = client.post("/codes", json={"domain": "comedy"}).json()
+    assert (after["items"], after["catalog_version"]) == (before["items"] + 1, before["catalog_version"] + 1)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "field"),
+    [
+        ({"domain": "cinema"}, 404, "domain"),
+        ({"domain": "drama", "prefix": [3]}, 422, "prefix"),
+        ({"domain": "drama", "prefix": [0, 0]}, 422, "prefix"),
+        ({"domain": "drama", "prefix": [-1]}, 422, "prefix.0"),
+        ({"domain": "drama", "prefix": [0] * 65}, 422, "prefix"),
+    ],
+)
+def test_codes_of_no_item_say_so(client: TestClient, body: object, status: int, field: str) -> None:
+    answer = client.post("/codes", json=body)
+    assert (answer.status_code, answer.json()["error"]["field"]) == (status, field)
+
+
+def test_evaluation_users_come_from_the_bundle_with_titles(serve: Serve, tmp_path: Path) -> None:
+    client = serve(bundle_with_users(tmp_path / "bundle"), bundle=tmp_path / "bundle")
+    assert client.get("/evaluation_users").json() == {
+        "users": [
+            {
+                "domain": "drama",
+                "history": [{"domain": "drama", "item_id": "drama-3", "title": "Film 3"}],
+                "target": {"domain": "drama", "item_id": "drama-1", "title": "Film 1"},
+            }
+        ]
+    }
+
+
+def test_a_bundle_without_users_or_report_has_none(client: TestClient) -> None:
+    assert client.get("/evaluation_users").json() == {"users": []}
+    assert client.get("/report").status_code == 404
+
+
+def test_the_report_is_shown_without_scripts(serve: Serve, tmp_path: Path) -> None:
+    answer = serve(bundle_with_users(tmp_path / "bundle"), bundle=tmp_path / "bundle").get("/report")
+    assert answer.text.endswith("A report")
+    assert "sandbox" in answer.headers["content-security-policy"]
+    assert "script-src" not in answer.headers["content-security-policy"]
+
+
+def test_a_file_of_the_bundle_that_was_changed_is_refused(serve: Serve, tmp_path: Path) -> None:
+    client = serve(bundle_with_users(tmp_path / "bundle"), bundle=tmp_path / "bundle")
+    file = tmp_path / "bundle/samples/evaluation_users.json"
+    file.write_text(json.dumps(json.loads(file.read_text())[:0]))
+    assert client.get("/evaluation_users").status_code == 404
+
+
+def test_a_folder_that_holds_another_bundle_by_now_is_not_read(serve: Serve, tmp_path: Path) -> None:
+    model = bundle_with_users(tmp_path / "bundle")
+    model.description = type(model.description)("another", "scratch:tiny", "rqvae", "tokenizer-a", "encoder-a")
+    client = serve(model, bundle=tmp_path / "bundle")
+    assert client.get("/evaluation_users").json() == {"users": []}
