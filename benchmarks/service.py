@@ -15,6 +15,7 @@ from rich.console import Console
 from benchmarks.harness import Figure, report
 from benchmarks.processes import ServiceProcessError
 from benchmarks.service_changes import measure_changes
+from benchmarks.service_events import measure_events
 from benchmarks.service_kills import measure_kills
 from benchmarks.service_latency import measure_http_overhead, measure_throughput
 from benchmarks.service_mixed import measure_mixed
@@ -25,7 +26,7 @@ from benchmarks.service_subject import Bundles, make_bundles, version_of
 from sidera.errors import SideraError
 from training.errors import TrainingError
 
-PARTS = ("latency", "throughput", "overload", "changes", "mixed", "kills", "replicas")
+PARTS = ("latency", "throughput", "overload", "changes", "mixed", "kills", "replicas", "events")
 
 
 def main(
@@ -72,6 +73,7 @@ def _measured(bundles: Bundles, scope: Scope, parts: list[str]) -> dict[str, Fig
         "mixed": measure_mixed,
         "kills": measure_kills,
         "replicas": measure_replicas,
+        "events": measure_events,
     }
     for name, measure in rest.items():
         if name in parts:

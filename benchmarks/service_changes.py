@@ -23,7 +23,8 @@ _ROLLBACK_EVERY = 5
 def measure_changes(bundles: Bundles, scope: Scope) -> dict[str, Figure]:
     """``scope.swaps`` swaps, every fifth a rollback, with ``scope.changes`` changes between them, under load.
 
-    Memory counts from when every bundle has served once, since a process keeps some of what a first load took.
+    Memory counts from when every bundle has served once, since a process keeps some of what a first load took; before
+    and after, the same bundle serves.
     """
     names = fill_store(bundles, scope.home / "store")
     settings = {"bundle_store": scope.home / "store", "database": scope.fresh_database()}
@@ -32,6 +33,7 @@ def measure_changes(bundles: Bundles, scope: Scope) -> dict[str, Figure]:
         for name in [*names, names[0]]:
             _activate(served, name)
         load, changer, before = asyncio.run(_run(served, scope, watch, names))
+        _activate(served, names[0])
         time.sleep(2.0)
         after = served.resident_bytes()
     failed = Counter(outcome.kind for outcome in load.outcomes if outcome.kind != "200")

@@ -42,9 +42,12 @@ class Served:
         return Target.of(f"http://127.0.0.1:{self.port}")
 
     def resident_bytes(self) -> int:
-        """Memory of the process that no other one shares, as Linux counts it."""
+        """Memory that is the process's own: what Linux calls Private_Dirty.
+
+        Clean pages of the bundle's files are left out: they are the page cache's, which drops them when it likes.
+        """
         lines = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text().splitlines()
-        return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
+        return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty:"))
 
     def cpu_seconds(self) -> float:
         """Processor time so far."""

@@ -1,4 +1,5 @@
-"""``/admin/bundles``: which versions there are, which one serves, and the way to another. On the admin port alone."""
+"""``/admin/bundles``: which versions there are, which one serves, and the way to another. ``/admin/catalog``: what was
+changed in the catalog since its tries were made, and the way to fold it. On the admin port alone."""
 
 from datetime import UTC, datetime
 
@@ -7,7 +8,17 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from service import errors
-from service.admin_schemas import ActivateRequest, Bundles, BundleVersion, RunningSwap, ServingBundle, SwapAnswer
+from service.admin_schemas import (
+    ActivateRequest,
+    Bundles,
+    BundleVersion,
+    CatalogState,
+    Fold,
+    FoldAnswer,
+    RunningSwap,
+    ServingBundle,
+    SwapAnswer,
+)
 from service.bundles.folder import StoredBundle
 from service.bundles.lifecycle import Overview
 from service.context import Context
@@ -81,6 +92,52 @@ def admin_router() -> APIRouter:
         context.log.info("a rollback was asked for", version=version)
         response = json_response(SwapAnswer(version=version, state="swapping"))
         response.status_code = 202
+        return response
+
+    @router.get(
+        "/admin/catalog",
+        operation_id="catalog",
+        summary="What was changed in the catalog since its tries were made",
+        response_model=CatalogState,
+        responses=error_answers(*_LIST_ERRORS),
+    )
+    async def catalog(context: Context) -> Response:
+        """Count the changes of this replica, and tell of its last fold."""
+        running = context.runtime.running()
+        now, fold = running.catalog.catalog, running.folding.state
+        return json_response(
+            CatalogState(
+                catalog_version=now.version,
+                items=len(now),
+                overlay=now.overlay,
+                fold=Fold(
+                    running_since=None if fold.since is None else _time(fold.since),
+                    folded_at=None if fold.folded_at is None else _time(fold.folded_at),
+                    seconds=fold.seconds,
+                    problem=fold.problem,
+                ),
+            )
+        )
+
+    @router.post(
+        "/admin/catalog/fold",
+        operation_id="fold",
+        summary="Fold what was changed into the tries",
+        status_code=202,
+        response_model=FoldAnswer,
+        responses={
+            200: {"model": FoldAnswer, "description": "Nothing was changed since the last fold"},
+            **error_answers(*_LIST_ERRORS),
+        },
+    )
+    async def fold(context: Context) -> Response:
+        """Begin to build plain tries beside those in use, and return at once; `GET /admin/catalog` says how it went.
+
+        It changes no answer: later changes of items cost less time again.
+        """
+        begun = context.runtime.running().folding.ask()
+        response = json_response(FoldAnswer(state="folding" if begun else "folded"))
+        response.status_code = 202 if begun else 200
         return response
 
     return router

@@ -35,7 +35,7 @@ class RunningSwap(_Answer):
     """A bundle that is being loaded beside the one that serves."""
 
     version: str
-    reason: Literal["start", "admin", "rollback", "watch"]
+    reason: Literal["start", "admin", "rollback", "watch", "follow"]
     step: str = Field(examples=["verifying and loading", "restoring", "warming up", "swapping", "draining"])
     since: datetime
 
@@ -59,6 +59,30 @@ class Bundles(_Answer):
     swap: RunningSwap | None = Field(description="null while none runs")
     rollback_to: str | None = Field(description="what POST /admin/bundles/rollback would swap in")
     versions: list[BundleVersion] = Field(description="newest first")
+
+
+class Fold(_Answer):
+    """What became of the changes that were folded into the tries."""
+
+    running_since: datetime | None = Field(description="null while none runs")
+    folded_at: datetime | None = Field(description="when the last one was done; null since this bundle serves")
+    seconds: float | None = Field(description="what that one took")
+    problem: str | None = Field(description="why the last one failed; null if it did not")
+
+
+class CatalogState(_Answer):
+    """The catalog in use, and what changed in it since its tries were made."""
+
+    catalog_version: int
+    items: int
+    overlay: int = Field(description="items that joined or left since the bundle was written, or since the last fold")
+    fold: Fold
+
+
+class FoldAnswer(_Answer):
+    """What became of a wish to fold."""
+
+    state: Literal["folding", "folded"] = Field(description="folded: nothing was changed, so nothing is done")
 
 
 class SwapAnswer(_Answer):

@@ -12,14 +12,18 @@ from starlette.middleware import Middleware
 from service.admin_routes import admin_router
 from service.bundles.holding import HoldMiddleware
 from service.catalog.rows import CatalogStore
+from service.catalog_views import CatalogViews
 from service.context import ServiceContext
 from service.description import describe
 from service.early_refusal import EarlyRefusalMiddleware
+from service.event_routes import event_router
+from service.instant_refusal import InstantRefusal
 from service.item_routes import item_router
-from service.layers import layers
+from service.layers import Layers
 from service.logs import make_logger
 from service.metrics import Metrics
 from service.model import Model, load_model
+from service.playground.page import playground_router
 from service.recommend_routes import recommend_router
 from service.responses import install_error_handlers
 from service.runtime import Runtime, open_store
@@ -27,13 +31,20 @@ from service.settings import Settings
 from service.status_routes import info_router, probe_router
 from service.tokenize_routes import tokenize_router
 from service.tracing import Tracing, make_tracing
+from service.user_routes import deleted_router, user_router
+from service.view_routes import view_router
 from sidera import __version__
 
 
 def _load(settings: Settings) -> Model:
     assert settings.bundle is not None  # the lifecycle names the folder
     return load_model(
-        settings.bundle, settings.device, settings.weights, settings.history_cache_bytes, settings.threads
+        settings.bundle,
+        settings.device,
+        settings.weights,
+        settings.history_cache_bytes,
+        settings.threads,
+        settings.filter_bytes,
     )
 
 
@@ -63,12 +74,16 @@ def create_app(
     metrics = Metrics()
     log = make_logger(settings.log_level)
     tracing = trace(settings)
+    layers = Layers.of(settings, metrics, log, tracing)
     runtime = Runtime(settings, metrics, log, load, store, on_outcome, settle)
+
+    views = CatalogViews(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         runtime.start()
         yield
+        await run_in_threadpool(views.stop)
         await run_in_threadpool(runtime.stop)
         await run_in_threadpool(tracing.stop)
 
@@ -82,15 +97,22 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         middleware=[
-            *layers(settings, metrics, log, tracing),
+            *layers.stack(),
             Middleware(EarlyRefusalMiddleware, refusal=runtime.refusal, metrics=metrics),
             Middleware(HoldMiddleware, stopping=lambda: runtime.stopping),
         ],
     )
     app.state.context = ServiceContext(settings, metrics, log, runtime)
+    app.state.instant_refusal = InstantRefusal(layers, runtime.refusal)
     app.include_router(recommend_router())
     app.include_router(tokenize_router())
     app.include_router(item_router())
+    app.include_router(event_router())
+    app.include_router(user_router())
+    app.state.views = views
+    app.include_router(view_router())
+    if settings.serves_playground:
+        app.include_router(playground_router())
     if settings.probes_on != "admin":
         app.include_router(probe_router())
     app.include_router(info_router())
@@ -110,10 +132,11 @@ def create_admin_app(public: FastAPI) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        middleware=layers(context.settings, context.metrics, context.log),
+        middleware=Layers.of(context.settings, context.metrics, context.log).stack(),
     )
     app.state.context = context
     app.include_router(admin_router())
+    app.include_router(deleted_router())
     if context.settings.probes_on != "public":
         app.include_router(probe_router())
     install_error_handlers(app, context.metrics)

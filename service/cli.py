@@ -1,4 +1,4 @@
-"""The commands ``sidera serve``, ``sidera openapi`` and ``sidera keys``."""
+"""The commands ``sidera serve``, ``sidera fold``, ``sidera openapi`` and ``sidera keys``."""
 
 import os
 from pathlib import Path
@@ -8,8 +8,11 @@ import typer
 
 from service.app import create_admin_app, create_app
 from service.bundles.folder import BundleFolder
+from service.catalog.offline import fold_offline
 from service.description import as_yaml
 from service.errors import StartError
+from service.logs import make_logger
+from service.runtime import open_store
 from service.security.keys_cli import keys_app
 from service.security.start_checks import read_settings, refuse_insecure
 from service.serving import Serving, listen
@@ -63,6 +66,29 @@ def serve(
     serving.run()
     if serving.failure is not None:
         raise StartError(serving.failure)
+
+
+@app.command()
+def fold(
+    bundle_store: Annotated[
+        Path | None, typer.Option(help="Folder of bundles [SIDERA_BUNDLE_STORE].", show_default=False)
+    ] = None,
+    database: Annotated[
+        str | None, typer.Option(help="File or URL of registered items [SIDERA_DATABASE, else sidera-items.db].")
+    ] = None,
+    least: Annotated[int, typer.Option(min=1, help="Write nothing for fewer changes of items than this.")] = 1,
+    keep: Annotated[
+        int, typer.Option(min=0, help="Delete older folded versions than the newest so many; 0: none.")
+    ] = 0,
+) -> None:
+    """Write the bundle that serves, with all items that were registered, changed and deleted, as a new version."""
+    flags = {"bundle_store": bundle_store, "database": database}
+    settings = read_settings({name: value for name, value in flags.items() if value is not None}, os.environ)
+    store = open_store(settings)
+    try:
+        fold_offline(settings, store, make_logger(settings.log_level), least, typer.echo, keep)
+    finally:
+        store.close()
 
 
 @app.command()

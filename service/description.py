@@ -34,7 +34,9 @@ COMMON_ERRORS: tuple[type[RequestError], ...] = (
 )
 RECOMMEND_ERRORS = (*COMMON_ERRORS, errors.DomainNotFoundError)
 TOKENIZE_ERRORS = (*COMMON_ERRORS, errors.ConflictError)
+EVENT_ERRORS = (*COMMON_ERRORS, errors.DatabaseDownError)
 ITEM_ERRORS = (*TOKENIZE_ERRORS, errors.ItemNotFoundError)
+VIEW_ERRORS = (*COMMON_ERRORS, errors.DomainNotFoundError)
 INFO_ERRORS = (
     errors.UnauthorizedError,
     errors.MethodNotAllowedError,

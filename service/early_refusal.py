@@ -18,7 +18,7 @@ PATH = "/recommend"
 
 
 @dataclass(frozen=True)
-class _Route:
+class RefusedRoute:
     """What metrics and logs call the route of a request that never came to one."""
 
     path: str
@@ -36,7 +36,7 @@ class EarlyRefusalMiddleware:
         if scope["type"] == "http" and scope["path"] == PATH and scope["method"] == "POST":
             error = self._refusal()
             if error is not None:
-                scope["route"] = _Route(PATH)
+                scope["route"] = RefusedRoute(PATH)
                 await error_response(error, self._metrics)(scope, receive, send)
                 return
         await self._app(scope, receive, send)

@@ -21,15 +21,13 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from service.batch_runner import BatchRunner, EngineObserver, is_memory_error
+from service.entrance import Entrance
 from service.errors import NotReadyError, QueueFullError
 from service.job_queue import Cost, Job, JobQueue, one_each
 from service.pacing import Budget, Pace
 
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
-
-_CLEAR_SECONDS = 0.02
-"""How often a full queue is searched for rows that nobody waits for; a flood of requests must cost next to nothing."""
 
 _LAST_BATCH_SECONDS = 10.0
 """How long a stop waits for a batch that is being computed; the thread does not keep the process alive."""
@@ -45,6 +43,7 @@ class EngineLimits:
         batch_work: work of one batch; a single row may be more.
         wait_seconds: the longest pause between arrivals that a free engine waits out; 0: none.
         stuck_seconds: a batch or an action that runs for longer is stuck, and with it the engine.
+        keeps_deadlines: whether a request is refused that would be computed too late, as far as can be foreseen.
     """
 
     queue_rows: int
@@ -52,6 +51,7 @@ class EngineLimits:
     batch_work: int
     wait_seconds: float = 0.0
     stuck_seconds: float = math.inf
+    keeps_deadlines: bool = False
 
     def __post_init__(self) -> None:
         if min(self.queue_rows, self.queue_work, self.batch_work) < 1 or min(self.wait_seconds, self.stuck_seconds) < 0:
@@ -79,11 +79,11 @@ class Engine(Generic[Question, Answer]):
         self._wake = threading.Condition()
         self._queue: JobQueue[Question, Answer] = JobQueue(limits.queue_rows, limits.queue_work)
         self._pace = Pace(limits.wait_seconds)
+        self._entrance = Entrance(self._queue, self._pace, limits.keeps_deadlines)
         self._budget = Budget(limits.batch_work)
         self._actions: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._requests = 0
         self._last_arrival = 0.0
-        self._cleared_at = -math.inf
         self._stuck_seconds = limits.stuck_seconds
         self._open = False
         self._end_by: float | None = None
@@ -105,11 +105,6 @@ class Engine(Generic[Question, Answer]):
     def waiting_work(self) -> int:
         """How much work waits, in the units of ``Cost``."""
         return self._queue.work
-
-    @property
-    def full(self) -> bool:
-        """Whether not even the smallest row would be let in."""
-        return not self._queue.has_room(1, 1)
 
     @property
     def last_progress(self) -> float:
@@ -154,7 +149,7 @@ class Engine(Generic[Question, Answer]):
             deadline: the ``time.monotonic()`` after which nobody wants the answers.
 
         Raises:
-            QueueFullError: they do not all fit into the queue.
+            QueueFullError: they do not all fit into the queue, or would be computed too late.
             NotReadyError: the engine does not run.
         """
         costs = [self.cost(question) for question in questions]
@@ -164,9 +159,10 @@ class Engine(Generic[Question, Answer]):
         try:
             with self._wake:
                 self._refuse_when_closed()
-                unwanted = self._cleared(len(questions), work, now)
-                if not self._queue.has_room(len(questions), work):
-                    raise self._full()
+                if self._entrance.refusal(len(questions), work, deadline, now) is not None:
+                    unwanted = self._entrance.cleared(now)
+                if (error := self._entrance.refusal(len(questions), work, deadline, now)) is not None:
+                    raise error
                 jobs = self._jobs(questions, costs, deadline, now)
                 self._queue.add(jobs)
                 self._last_arrival = now
@@ -175,22 +171,16 @@ class Engine(Generic[Question, Answer]):
             self._runner.wanted(unwanted)
         return [job.future for job in jobs]
 
-    def refusal(self) -> QueueFullError | None:
+    def refusal(self, deadline: float = math.inf) -> QueueFullError | None:
         """The error that ``submit`` would raise of the smallest row now; None while it would be let in."""
-        if not self.full:
+        now = time.monotonic()
+        if self._entrance.refusal(1, 1, deadline, now) is None:
             return None
         with self._wake:
-            unwanted = self._cleared(1, 1, time.monotonic())
-            error = self._full() if self.full else None
+            unwanted = self._entrance.cleared(now)
+            error = self._entrance.refusal(1, 1, deadline, now)
         self._runner.wanted(unwanted)
         return error
-
-    def _cleared(self, rows: int, work: int, now: float) -> list[Job[Question, Answer]]:
-        """Rows that nobody waits for any more, taken out of a queue that has no room for these, once in a while."""
-        if self._queue.has_room(rows, work) or now - self._cleared_at < _CLEAR_SECONDS:
-            return []
-        self._cleared_at = now
-        return self._queue.take_unwanted(now)
 
     def between_batches(self, action: Callable[[], None]) -> "Future[None]":
         """Run ``action`` in the engine's thread as soon as the running batch ends.
@@ -208,12 +198,6 @@ class Engine(Generic[Question, Answer]):
     def _refuse_when_closed(self) -> None:
         if not self.alive:
             raise NotReadyError(f"the {self.name} engine does not run; retry against another replica", retry_after=5)
-
-    def _full(self) -> QueueFullError:
-        seconds = self._pace.retry_after(self._queue.work)
-        return QueueFullError(
-            f"{len(self._queue)} rows already wait, as much as is let in; retry in {seconds} s", retry_after=seconds
-        )
 
     def _jobs(
         self, questions: Sequence[Question], costs: Sequence[Cost], deadline: float, now: float
@@ -274,13 +258,17 @@ class Engine(Generic[Question, Answer]):
     def _take_batch(self) -> list[Job[Question, Answer]]:
         now = time.monotonic()
         with self._wake:
-            jobs = self._queue.take(self._budget.current(now), now)
-        return self._runner.wanted(jobs)
+            jobs = self._entrance.next_batch(self._budget.current(now), now)
+        wanted = self._runner.wanted(jobs)
+        if not wanted:
+            self._entrance.batch_ended()
+        return wanted
 
     def _compute(self, batch: Sequence[Job[Question, Answer]]) -> None:
         effort = self._runner.run(batch)
         now = time.monotonic()
         with self._wake:
+            self._entrance.batch_ended()
             self._pace.batch_ended(effort.requests, effort.work, effort.seconds, now)
             if effort.too_much is not None:
                 self._budget.halve(effort.too_much, now)

@@ -115,6 +115,10 @@ class JobQueue(Generic[Question, Answer]):
         self._keep(left)
         return taken
 
+    def first(self, now: float) -> Job[Question, Answer] | None:
+        """The row that the next batch begins with; None where nobody waits."""
+        return next((job for job in self._jobs if not job.is_unwanted(now)), None)
+
     def fills(self, budget: int) -> bool:
         """Whether the rows that wait are as much work as one batch may be."""
         return self.work >= budget

@@ -21,6 +21,7 @@ def recommend_limits(settings: Settings) -> EngineLimits:
         batch_work=settings.max_batch_tokens,
         wait_seconds=settings.batch_wait_ms / 1000,
         stuck_seconds=settings.stuck_ms / 1000,
+        keeps_deadlines=True,
     )
 
 

@@ -13,6 +13,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 from structlog.typing import FilteringBoundLogger
 
+from service.events.metrics import EventMetrics
 from sidera.catalog import Catalog
 from sidera.model.history_cache import HistoryCache
 
@@ -83,6 +84,7 @@ class Metrics:
             "sidera_catalog_items", "Items of the catalog in use.", ["domain"], registry=self.registry
         )
         self._counted_domains: set[str] = set()
+        self._served_version: int | None = None
         self._catalog_version = Gauge(
             "sidera_catalog_version", "Version of the catalog in use.", registry=self.registry
         )
@@ -102,6 +104,21 @@ class Metrics:
             "When the catalog in use came.",
             registry=self.registry,
         )
+        self._filter_bytes = Gauge(
+            "sidera_filter_bytes", "Memory of the fields that requests filtered by.", registry=self.registry
+        )
+        self._overlay = Gauge(
+            "sidera_catalog_overlay_items", "Items that joined or left since the last fold.", registry=self.registry
+        )
+        self._folds = Counter(
+            "sidera_catalog_folds",
+            "Folds of the catalog, by outcome: folded or failed.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self._fold_seconds = Gauge(
+            "sidera_catalog_fold_seconds", "What the last fold of the catalog took.", registry=self.registry
+        )
         self._replica_lag = _ReplicaLag()
         self.registry.register(self._replica_lag)
         self._keys_usable = Gauge(
@@ -119,6 +136,7 @@ class Metrics:
         self._swaps = Counter(
             "sidera_bundle_swaps", "Bundles loaded, by outcome: served or failed.", ["outcome"], registry=self.registry
         )
+        self.events = EventMetrics(self.registry)
         self._history_cache = _HistoryCacheCollector()
         self.registry.register(self._history_cache)
         self._queue_length = Gauge("sidera_queue_length", "Rows that wait.", ["engine"], registry=self.registry)
@@ -126,6 +144,8 @@ class Metrics:
         # A series that begins at its first event hides that event from increase().
         for outcome in ("served", "failed"):
             self._swaps.labels(outcome)
+        for outcome in ("folded", "failed"):
+            self._folds.labels(outcome)
         for engine in ("recommend", "tokenize"):
             for reason in ("failed", "out_of_memory"):
                 self._halved.labels(engine, reason)
@@ -194,17 +214,32 @@ class Metrics:
         self._bundle.clear()
         self._bundle.labels(bundle_version).set(1)
         self._bundle_loaded.set_to_current_time()
+        self._served_version = None
         self.catalog_swapped(catalog)
         for engine, length in queues.items():
             self._queue_length.labels(engine).set_function(length)
         self._history_cache.cache = cache
 
+    def filters_serve(self, num_bytes: Callable[[], int]) -> None:
+        """The fields that requests filter by are those of another bundle; they take so much memory."""
+        self._filter_bytes.set_function(num_bytes)
+
     def bundle_swapped(self, outcome: str) -> None:
         """A bundle was loaded: ``served`` or ``failed``."""
         self._swaps.labels(outcome).inc()
 
+    def catalog_folded(self, outcome: str, seconds: float | None) -> None:
+        """The catalog was folded, which took so long, or could not be: ``folded`` or ``failed``."""
+        self._folds.labels(outcome).inc()
+        if seconds is not None:
+            self._fold_seconds.set(seconds)
+
     def catalog_swapped(self, catalog: Catalog) -> None:
-        """A snapshot serves."""
+        """A snapshot serves; one of the version that served is the same over other tries."""
+        self._overlay.set(catalog.overlay)
+        if catalog.version == self._served_version:
+            return
+        self._served_version = catalog.version
         self._catalog_version.set(catalog.version)
         self._catalog_changed.set_to_current_time()
         for domain in catalog.domains:

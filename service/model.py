@@ -15,10 +15,13 @@ import numpy.typing as npt
 import torch
 
 from service.errors import StartError
+from service.events.counting import Counting
 from service.job_queue import Cost
-from sidera.bundle import verify_bundle
+from sidera.bundle import verified_bundle
 from sidera.catalog import Catalog
 from sidera.errors import SideraError
+from sidera.items.item_filter import MOST_BYTES
+from sidera.items.transitions import TransitionDelta
 from sidera.loading import LoadedBundle, load_bundle
 from sidera.model.history_cache import HistoryCache
 from sidera.model.weight_formats import WeightFormat
@@ -39,7 +42,7 @@ class Description:
 
 
 class Model(Protocol):
-    """A loaded bundle. ``recommend`` and what ``stage`` returns are called by one thread, all else by another."""
+    """A loaded bundle. One thread calls ``recommend``, ``learn`` and what ``stage`` returns, another one the rest."""
 
     @property
     def description(self) -> Description:
@@ -56,6 +59,10 @@ class Model(Protocol):
     @property
     def history_cache(self) -> HistoryCache | None:
         """What is kept of histories; None where nothing is."""
+
+    @property
+    def filter_bytes(self) -> int:
+        """The memory that the fields take which requests filtered by."""
 
     def recommend(self, queries: Sequence[Query]) -> list[Recommendation]:
         """Answer queries, in order."""
@@ -81,6 +88,13 @@ class Model(Protocol):
                 since the bundle was written.
         """
 
+    @property
+    def counting(self) -> Counting | None:
+        """How events are counted; None where the bundle mixes no transitions in."""
+
+    def learn(self, delta: TransitionDelta, now: float) -> None:
+        """Use what events added to the bundle's counts, faded to ``now`` (unix seconds), from now on."""
+
     def vectors(self, items: Sequence[Mapping[str, object]]) -> npt.NDArray[np.float32]:
         """The vectors of items given by their fields: float32[N, D]."""
 
@@ -97,6 +111,7 @@ class BundleModel:
         self._recommender = loaded.recommender
         self._encoder = loaded.item_encoder
         self._alike = self._bundle_alike = loaded.alike
+        self._learnt: tuple[TransitionDelta, float] | None = None
         self.samples: Sequence[object] = loaded.samples
         self.description = Description(
             bundle_version=loaded.manifest.bundle_version,
@@ -113,6 +128,14 @@ class BundleModel:
     @property
     def history_cache(self) -> HistoryCache | None:
         return self._recommender.model.history_cache
+
+    @property
+    def filter_bytes(self) -> int:
+        return self._recommender.item_filter.columns.num_bytes
+
+    def keep_fields(self, most_bytes: int) -> None:
+        """How much memory the fields may take that requests filter by."""
+        self._recommender.item_filter.columns.most_bytes = most_bytes
 
     def recommend(self, queries: Sequence[Query]) -> list[Recommendation]:
         return self._recommender.recommend(queries)
@@ -135,8 +158,21 @@ class BundleModel:
         def swap() -> None:
             self._recommender.replace_catalog(prepared)
             self._alike = alike
+            if self._learnt is not None:
+                self.learn(*self._learnt)
 
         return swap
+
+    @property
+    def counting(self) -> Counting | None:
+        neighbours = self._recommender.neighbours
+        return None if neighbours is None else Counting(neighbours.rule, neighbours.trained_until)
+
+    def learn(self, delta: TransitionDelta, now: float) -> None:
+        neighbours = self._recommender.neighbours
+        if neighbours is not None:
+            self._learnt = delta, now
+            self._recommender.replace_neighbours(neighbours.with_transitions(delta, now))
 
     def vectors(self, items: Sequence[Mapping[str, object]]) -> npt.NDArray[np.float32]:
         vectors_ND: npt.NDArray[np.float32] = self._encoder.vectors(items)
@@ -157,7 +193,12 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def load_model(
-    bundle: Path, device: str, weights: WeightFormat = "saved", history_cache_bytes: int = 0, threads: int = 0
+    bundle: Path,
+    device: str,
+    weights: WeightFormat = "saved",
+    history_cache_bytes: int = 0,
+    threads: int = 0,
+    filter_bytes: int = MOST_BYTES,
 ) -> Model:
     """Read every byte of a bundle once to verify it, then load it, its text encoder included.
 
@@ -165,16 +206,16 @@ def load_model(
         weights: how those of the language model lie in memory.
         history_cache_bytes: how much is kept of histories; 0 keeps nothing.
         threads: of one computation on the CPU, in threads that begin to compute after this; 0 is PyTorch's own choice.
+        filter_bytes: how much the fields may take that requests filter by.
 
     Raises:
         StartError: the bundle cannot be served; the message says why.
     """
     if threads:
         torch.set_num_threads(threads)
-    if problems := verify_bundle(bundle):
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise StartError(f"the bundle cannot be served: {problems[0]}{more}")
     try:
-        return BundleModel(load_bundle(bundle, device, weights, history_cache_bytes))
+        model = BundleModel(load_bundle(verified_bundle(bundle), device, weights, history_cache_bytes))
     except SideraError as error:
         raise StartError(f"the bundle cannot be served: {error}") from error
+    model.keep_fields(filter_bytes)
+    return model

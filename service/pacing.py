@@ -47,6 +47,10 @@ class Pace:
         """How long so much work takes; 0 before anything was measured."""
         return work * self._seconds / self._work if self._work else 0.0
 
+    def work_within(self, seconds: float) -> float:
+        """How much work is done in so much time; infinite before anything was measured."""
+        return seconds * self._work / self._seconds if self._seconds and seconds < math.inf else math.inf
+
     def retry_after(self, waiting_work: int) -> int:
         """Whole seconds, at least 1, until what waits is computed."""
         return min(max(1, math.ceil(self.seconds_for(waiting_work))), _MAX_RETRY_SECONDS)

@@ -3,6 +3,7 @@
 from pydantic import ValidationError
 
 from service.errors import DomainNotFoundError, InvalidRequestError, RequestError, StartError
+from service.events.desk import UserHistory
 from service.recommend_schemas import RecommendRequest
 from service.schemas import field_path, first_problem
 from sidera.decoding.diversity import Diversity
@@ -12,8 +13,11 @@ from sidera.items.conditions import conditions_of
 from sidera.recommender import Query
 
 
-def query_of(request: RecommendRequest) -> Query:
+def query_of(request: RecommendRequest, user: UserHistory | None = None) -> Query:
     """A request in the recommender's terms.
+
+    Args:
+        user: what is stored of the user that the request names; items that the user disliked never come back.
 
     Raises:
         InvalidRequestError: a filter is none; it names the field.
@@ -22,12 +26,14 @@ def query_of(request: RecommendRequest) -> Query:
         conditions = conditions_of(request.filters)
     except FilterError as error:
         raise request_error(error) from error
+    history = tuple((entry.domain or request.domain, entry.item_id) for entry in request.history)
+    disliked = {item_id for domain, item_id in (user.disliked if user else ()) if domain == request.domain}
     diversity, sampling = request.diversity, request.sampling
     return Query(
         domain=request.domain,
-        history=tuple((entry.domain or request.domain, entry.item_id) for entry in request.history),
+        history=history if user is None else user.items,
         num_results=request.num_results,
-        exclude=frozenset(request.exclude),
+        exclude=frozenset(request.exclude) | disliked,
         exclude_history=request.exclude_history,
         beam_width=request.beam_width,
         conditions=conditions,

@@ -1,7 +1,7 @@
 """``POST /recommend``: one request, or a batch that is answered row by row."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fastapi import APIRouter, Request
@@ -12,6 +12,7 @@ from service.bundles.generation import Generation
 from service.context import Context, RequestId, ServiceContext
 from service.description import RECOMMEND_ERRORS, error_answers
 from service.errors import ClientGoneError, InvalidRequestError, RequestError
+from service.events.desk import UserHistory
 from service.explanations import explanation_of
 from service.limits import check_recommend, check_size
 from service.queries import query_of, request_error
@@ -31,6 +32,7 @@ from service.waiting import DeadlineHeader, collect, deadline_of
 from sidera.errors import SideraError
 from sidera.queries import Query
 
+Users = Mapping[str, UserHistory | RequestError]
 RowAnswer = RecommendAnswer | ValidAnswer | RequestError
 
 
@@ -103,7 +105,8 @@ class _Answering:
         Raises:
             RequestError: none of them can be answered.
         """
-        checked = await self._checked([_understood(row, self._context) for row in rows])
+        users = await self._users(rows)
+        checked = await self._checked([_understood(row, self._context, users) for row in rows])
         good = [row for row in checked if isinstance(row, _Row)]
         self._check_work(good)
         outcomes = iter(await self._computed([row.query for row in good if not row.request.validate_only]))
@@ -116,6 +119,20 @@ class _Answering:
             else:
                 answers.append(self._answer(row.query, next(outcomes)))
         return answers
+
+    async def _users(self, rows: Sequence[RecommendRequest | InvalidRow]) -> Users:
+        """What is stored of the users that rows name, or why it cannot be read."""
+        named = {row.user_id: None for row in rows if isinstance(row, RecommendRequest) and row.user_id is not None}
+        if not named:
+            return {}
+        desk = self._context.runtime.events
+        read = await collect(desk.ask(list(named), self._deadline), self._deadline, self._request.receive)
+        return {
+            user_id: self._context.blame(found, self._request_id)
+            if isinstance(found, BaseException)
+            else desk.history(found)
+            for user_id, found in zip(named, read, strict=True)
+        }
 
     async def _checked(self, rows: Sequence[_Row | RequestError]) -> list[_Row | RequestError]:
         """Refuse the rows that the catalog does not fit, and get ready what their filters need."""
@@ -196,11 +213,14 @@ class _Answering:
         )
 
 
-def _understood(row: RecommendRequest | InvalidRow, context: ServiceContext) -> _Row | RequestError:
+def _understood(row: RecommendRequest | InvalidRow, context: ServiceContext, users: Users) -> _Row | RequestError:
     if isinstance(row, InvalidRow):
         return invalid(row)
+    user = None if row.user_id is None else users[row.user_id]
+    if isinstance(user, RequestError):
+        return user
     try:
         check_recommend(row, context.settings)
-        return _Row(row, query_of(row))
+        return _Row(row, query_of(row, user))
     except RequestError as error:
         return error

@@ -6,8 +6,18 @@ are checked in ``limits``.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, PlainValidator, StringConstraints, Tag, WithJsonSchema
+from pydantic import (
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainValidator,
+    StringConstraints,
+    Tag,
+    WithJsonSchema,
+    model_validator,
+)
 
+from service.event_schemas import UserId
 from service.schemas import Answer, Domain, ErrorAnswer, InvalidRow, ItemId, Request, Sid, is_absent, row_or_invalid
 from service.settings import MAX_NUM_RESULTS
 
@@ -72,6 +82,9 @@ class RecommendRequest(Request):
 
     domain: Domain = Field(description="the domain to recommend from")
     history: list[HistoryItem] = Field(default=[], description="what the user interacted with, oldest first")
+    user_id: UserId | None = Field(
+        None, description="the user whose stored events are the history, in place of `history`; unknown: an empty one"
+    )
     num_results: int = Field(10, ge=1, le=MAX_NUM_RESULTS, description="how many items to return at most")
     exclude: list[ItemId] = Field(default=[], description="item ids of the target domain that must not come back")
     exclude_history: bool = Field(True, description="whether items of the history must not come back")
@@ -99,6 +112,12 @@ class RecommendRequest(Request):
         False, description="whether each item says why it is recommended; costs as much as a request an item of history"
     )
     validate_only: bool = Field(False, description="check everything and compute nothing")
+
+    @model_validator(mode="after")
+    def _one_history(self) -> "RecommendRequest":
+        if self.user_id is not None and "history" in self.model_fields_set:
+            raise ValueError("a request has either a history or a user_id; leave one of them out")
+        return self
 
 
 class RecommendBatch(Request):

@@ -6,6 +6,7 @@ Knows nothing of HTTP. What serves is a :class:`~service.bundles.generation.Gene
 
 import gc
 import threading
+import time
 from collections.abc import Callable
 
 from structlog.typing import FilteringBoundLogger
@@ -16,6 +17,8 @@ from service.bundles.lifecycle import Lifecycle
 from service.catalog.rows import CatalogStore
 from service.catalog.store import SqlStore
 from service.errors import NotReadyError, RequestError
+from service.events.desk import EventDesk
+from service.events.store import EventStore
 from service.metrics import Metrics
 from service.model import Model
 from service.settings import Settings
@@ -44,7 +47,16 @@ class Runtime:
         self._settings = settings
         self._stopping = threading.Event()
         self._current = Current()
-        self.lifecycle = Lifecycle(settings, metrics, log, load, open_store, self._current, on_outcome, settle)
+        self._desk: EventDesk | None = None
+
+        def open_all(settings: Settings) -> CatalogStore:
+            store = open_store(settings)
+            desk = EventDesk(EventStore(store.database, settings.max_user_events), settings, metrics, log)
+            desk.start()
+            self._desk = desk
+            return store
+
+        self.lifecycle = Lifecycle(settings, metrics, log, load, open_all, self._current, on_outcome, settle)
 
     @property
     def stopping(self) -> bool:
@@ -54,8 +66,19 @@ class Runtime:
     @property
     def alive(self) -> bool:
         """False once an engine has died or hangs: only a restart helps then. A full queue is no reason."""
-        generation = self._current.look()
-        return generation is None or generation.alive
+        generation, desk = self._current.look(), self._desk
+        return (generation is None or generation.alive) and (desk is None or desk.alive)
+
+    @property
+    def events(self) -> EventDesk:
+        """Where events are stored and read.
+
+        Raises:
+            NotReadyError: the database is not open yet.
+        """
+        if self._desk is None:
+            raise NotReadyError("the database is being opened; retry in a moment", retry_after=2)
+        return self._desk
 
     def running(self) -> Generation:
         """What serves; the same one for all of a request.
@@ -75,7 +98,9 @@ class Runtime:
     def refusal(self) -> RequestError | None:
         """Why no row of /recommend would be let in now; None where one would, or nothing serves yet."""
         generation = self._current.look()
-        return None if generation is None else generation.recommender.refusal()
+        if generation is None:
+            return None
+        return generation.recommender.refusal(time.monotonic() + self._settings.deadline_ms / 1000)
 
     def check_ready(self) -> None:
         """Whether new requests should come here: a bundle serves, is warm, and its queue has room.
@@ -87,8 +112,9 @@ class Runtime:
         """
         if self.stopping:
             raise NotReadyError("the service is about to stop; ask another replica", retry_after=5)
-        if self.running().recommender.full:
-            raise NotReadyError("as many rows wait as the queue takes; ask another replica", retry_after=1)
+        self.running()
+        if self.refusal() is not None:
+            raise NotReadyError("as many rows wait as can be let in; ask another replica", retry_after=1)
 
     def start(self) -> None:
         """Begin to load, in the background."""
@@ -101,6 +127,8 @@ class Runtime:
     def stop(self) -> None:
         """Stop the engines and close the database."""
         self._stopping.set()
+        if self._desk is not None:
+            self._desk.stop()
         self.lifecycle.stop(_LOADER_SECONDS)
 
 

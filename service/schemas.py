@@ -68,7 +68,7 @@ def is_absent(value: object) -> bool:
 
 
 class InvalidRow(BaseModel):
-    """A row that does not fit its schema, and why."""
+    """A row that does not fit its schema, and why; ``item_id`` is the id that it gave."""
 
     item_id: str | None
     field: str | None
@@ -238,15 +238,15 @@ def invalid(row: InvalidRow) -> InvalidRequestError:
     return InvalidRequestError(row.message, field=row.field)
 
 
-def row_or_invalid(model: type[_RowModel], value: object) -> _RowModel | InvalidRow:
-    """A row of a batch, or why it is none."""
+def row_or_invalid(model: type[_RowModel], value: object, id_field: str = "item_id") -> _RowModel | InvalidRow:
+    """A row of a batch, or why it is none; ``id_field`` is where it names itself."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        item_id = value.get("item_id") if isinstance(value, dict) else None
+        row_id = value.get(id_field) if isinstance(value, dict) else None
         field, message = first_problem(error)
-        return InvalidRow(item_id=_printable(item_id), field=field, message=message)
+        return InvalidRow(item_id=_printable(row_id), field=field, message=message)
 
 
-def _printable(item_id: object) -> str | None:
-    return item_id.encode("utf-8", "replace").decode()[:256] if isinstance(item_id, str) else None
+def _printable(row_id: object) -> str | None:
+    return row_id.encode("utf-8", "replace").decode()[:256] if isinstance(row_id, str) else None

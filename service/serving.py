@@ -15,6 +15,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import typer
 import uvicorn
@@ -24,6 +25,7 @@ from service.app import create_admin_app, create_app
 from service.context import ServiceContext
 from service.errors import StartError
 from service.logs import server_log_config
+from service.refusing_protocol import refusing_protocol
 from service.security.slow_headers import impatient_protocol
 from service.settings import Settings
 
@@ -81,8 +83,12 @@ class Serving:
         self._admin_listener = admin_listener
         app = create(settings, on_outcome=self._on_outcome, settle=settle)
         self._context: ServiceContext = app.state.context
-        self._public = _Server(self._config(app, "on"))
-        self._admin = None if admin_listener is None else _Server(self._config(create_admin_app(app), "off"))
+        patience = settings.header_timeout_ms / 1000, settings.max_header_bytes
+        refusing = refusing_protocol(*patience, app.state.instant_refusal)
+        self._public = _Server(self._config(app, refusing, "on"))
+        self._admin = None
+        if admin_listener is not None:
+            self._admin = _Server(self._config(create_admin_app(app), impatient_protocol(*patience), "off"))
         self._signals = 0
         self._ended = threading.Event()
 
@@ -140,12 +146,13 @@ class Serving:
         domain = next(iter(self._context.runtime.running().catalog.catalog.domains), "DOMAIN")
         body = json.dumps({"domain": domain, "num_results": 3})
         admin = "" if self._admin_listener is None else f" (admin: {_address(self._admin_listener)})"
+        page = f" Open {address}/playground/ in a browser." if self._settings.serves_playground else ""
         return (
-            f"Sidera serves at {address}, described at {address}/docs{admin}. Try:\n"
+            f"Sidera serves at {address}, described at {address}/docs{admin}.{page} Try:\n"
             f"  curl -s {address}/recommend -H 'content-type: application/json' -d '{body}'"
         )
 
-    def _config(self, app: FastAPI, lifespan: str) -> uvicorn.Config:
+    def _config(self, app: FastAPI, protocol: type[asyncio.Protocol], lifespan: Literal["on", "off"]) -> uvicorn.Config:
         settings = self._settings
         left = settings.grace_seconds - settings.shutdown_delay_seconds - _LAST_SECONDS
         return uvicorn.Config(
@@ -153,9 +160,11 @@ class Serving:
             log_config=server_log_config(settings.log_level),
             access_log=False,
             server_header=False,
-            http=impatient_protocol(settings.header_timeout_ms / 1000),
-            h11_max_incomplete_event_size=settings.max_header_bytes,
-            lifespan="on" if lifespan == "on" else "off",
+            loop="asyncio",
+            http=protocol,
+            ws="none",
+            proxy_headers=False,  # nothing here asks who a client is by its address
+            lifespan=lifespan,
             timeout_graceful_shutdown=max(1, int(left)),
         )
 

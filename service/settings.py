@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.events.kinds import read_kinds
 from sidera.model.weight_formats import WeightFormat
 
 MAX_NUM_RESULTS = 100
@@ -62,6 +63,9 @@ class Settings(BaseSettings):
     history_cache_bytes: int = Field(
         256 * 1024 * 1024, ge=0, description="memory for histories of returning users, on the device; 0 keeps none"
     )
+    filter_bytes: int = Field(
+        256 * 1024 * 1024, ge=0, description="memory for the fields that requests filter by; more are read again"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
 
     environment: Literal["development", "production"] = Field(
@@ -80,7 +84,7 @@ class Settings(BaseSettings):
         0,
         ge=0,
         allow_inf_nan=False,
-        description="rows of /recommend and items of /tokenize a second of one key; 0: any",
+        description="rows of /recommend and /events and items of /tokenize a second of one key; 0: any",
     )
     rate_burst_seconds: float = Field(
         10, gt=0, allow_inf_nan=False, description="seconds of its rate that a silent key may send at once"
@@ -88,13 +92,44 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="web origins whose pages may call; empty closes CORS"
     )
+    fold_items: int = Field(
+        10_000,
+        ge=0,
+        description="items that may join and leave before a replica folds them into its tries; 0: any number",
+    )
     allow_register: bool = Field(True, description="whether items may be registered, changed and deleted")
+    playground: bool | None = Field(
+        None, description="whether /playground/, a page to try the service in, is served; none: in development alone"
+    )
+    max_search_items: int = Field(
+        5_000_000,
+        ge=0,
+        description="items up to which the words of titles are kept for /search, some 30 bytes an item; 0: no /search",
+    )
 
     traces_endpoint: str = Field(
         "", description="URL of an OTLP collector, like http://collector:4318/v1/traces; empty makes no traces"
     )
     traces_sample_ratio: float = Field(
         1.0, ge=0, le=1, description="share of the requests without a traceparent header that are traced"
+    )
+
+    event_weights: str = Field(
+        "view=1,click=1,play=1,like=1,cart=1,purchase=1,skip=-0.5,dislike=-1,return=-1",
+        description="types of events and what each counts; below 0: the user did not want the item",
+    )
+    event_skew_seconds: float = Field(
+        300, ge=0, allow_inf_nan=False, description="how far in the future an event may lie; more is refused"
+    )
+    exclude_disliked: bool = Field(
+        True, description="whether items whose newest event counts below 0 never come back for a user_id"
+    )
+    max_user_events: int = Field(1000, ge=2, description="newest events of a user that are kept and counted")
+    event_memory_bytes: int = Field(
+        512 * 1024 * 1024, ge=1024 * 1024, description="memory for what events taught since the bundle was trained"
+    )
+    event_memory_seconds: float = Field(
+        1.0, ge=0.05, allow_inf_nan=False, description="seconds between looks for new events, which are learnt then"
     )
 
     max_body_bytes: int = Field(2 * 1024 * 1024, ge=1024, description="bytes of one request body")
@@ -115,6 +150,7 @@ class Settings(BaseSettings):
     max_explained_items: int = Field(20, ge=0, description="items that may be asked for with an explanation; 0: none")
     max_beam_width: int = Field(256, ge=1, description="widest beam that may be asked for")
     max_tokenize_items: int = Field(256, ge=1, description="items of one /tokenize request")
+    max_events: int = Field(500, ge=1, description="rows of one /events request")
     max_text_chars: int = Field(20_000, ge=1, description="characters of one text field of an item")
     max_domains: int = Field(256, ge=1, description="domains up to which registering may create a new one")
 
@@ -137,6 +173,7 @@ class Settings(BaseSettings):
     stuck_ms: int = Field(
         300_000, ge=1000, description="milliseconds of one batch after which the service is no longer live"
     )
+    max_event_queue: int = Field(20_000, ge=1, description="rows of /events that may wait; more get 429")
     max_tokenize_queue: int = Field(16, ge=1, description="requests of /tokenize that may wait; more get 429")
     deadline_ms: int = Field(10_000, ge=1, description="milliseconds until /recommend gives up with 504")
     tokenize_deadline_ms: int = Field(60_000, ge=1, description="milliseconds until /tokenize gives up with 504")
@@ -158,6 +195,12 @@ class Settings(BaseSettings):
     def _is_http(cls, value: str) -> str:
         if value and not value.startswith(("http://", "https://")):
             raise ValueError("traces go to an http:// or https:// URL, like http://collector:4318/v1/traces")
+        return value
+
+    @field_validator("event_weights")
+    @classmethod
+    def _is_a_list_of_weights(cls, value: str) -> str:
+        read_kinds(value)
         return value
 
     @field_validator("port", mode="before")
@@ -195,6 +238,11 @@ class Settings(BaseSettings):
                 f"({self.max_request_tokens}), so a large request could never be accepted; raise the one or lower the "
                 "other"
             )
+        if self.max_event_queue < self.max_events:
+            raise ValueError(
+                f"max_event_queue ({self.max_event_queue}) is smaller than max_events ({self.max_events}), so a full "
+                "request could never be accepted; raise max_event_queue or lower max_events"
+            )
         if self.max_queue < self.max_rows:
             raise ValueError(
                 f"max_queue ({self.max_queue}) is smaller than max_rows ({self.max_rows}), so a full batch request "
@@ -204,13 +252,18 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _rate_lets_a_full_request_in(self) -> "Settings":
-        most = max(self.max_rows, self.max_tokenize_items)
+        most = max(self.max_rows, self.max_tokenize_items, self.max_events)
         if 0 < self.rate_rows_per_second * self.rate_burst_seconds < most:
             raise ValueError(
                 f"rate_rows_per_second times rate_burst_seconds is below {most}, the rows of the largest request, so "
-                "it could never be accepted; raise one of them or lower max_rows and max_tokenize_items"
+                "it could never be accepted; raise one of them or lower max_rows, max_tokenize_items and max_events"
             )
         return self
+
+    @property
+    def serves_playground(self) -> bool:
+        """Whether the page is served."""
+        return self.environment == "development" if self.playground is None else self.playground
 
     def limits(self) -> dict[str, int]:
         """The limits that a client has to know, by name."""
@@ -227,6 +280,7 @@ class Settings(BaseSettings):
             "max_request_tokens",
             "max_beam_width",
             "max_tokenize_items",
+            "max_events",
             "max_text_chars",
             "max_domains",
             "deadline_ms",

@@ -14,12 +14,14 @@ from structlog.typing import FilteringBoundLogger
 
 from service.answering import Recommended, answer_batch
 from service.bundles.holding import Holders
+from service.catalog.folding import CatalogFolding
 from service.catalog.follower import CatalogFollower
 from service.catalog.live import LiveCatalog, Vectors
 from service.catalog.rows import CatalogStore
 from service.catalog.tasks import CatalogTask, Tokenized
 from service.engine import Engine
 from service.errors import RequestError, StartError
+from service.events.learning import EventLearner, Learning
 from service.limits import recommend_limits, tokenize_limits
 from service.metrics import Metrics
 from service.model import Description, Model, is_out_of_memory
@@ -42,8 +44,11 @@ class Generation:
         recommender: answers queries.
         tokenizer: places and changes items.
         history_cache: what its model keeps of histories; None where nothing is.
+        filter_bytes: the memory that the fields take which requests filtered by.
         check: refuses a query that cannot be answered, and builds what its filters need.
         follower: keeps the catalog up to date with what other processes change, while it serves.
+        folding: folds what was changed in its catalog, while it serves.
+        learning: learns from events, while it serves; None where its bundle counts none.
         serving: set while it is the one that new requests get.
         loaded_at: when it was ready, in seconds since 1970.
         holders: the requests that began with it and are not answered yet.
@@ -55,8 +60,11 @@ class Generation:
     recommender: Engine[Query, Recommended]
     tokenizer: Engine[CatalogTask, Tokenized]
     history_cache: HistoryCache | None
+    filter_bytes: Callable[[], int]
     check: Callable[[Query], None]
     follower: CatalogFollower
+    folding: CatalogFolding
+    learning: Learning | None
     serving: threading.Event
     loaded_at: float = field(default_factory=time.time)
     holders: Holders = field(default_factory=Holders)
@@ -79,6 +87,9 @@ class Generation:
 
     def stop(self) -> bool:
         """End its threads; an engine finishes the batch that runs. False if one takes too long for that."""
+        self.folding.stop()
+        if self.learning is not None:
+            self.learning.stop()
         self.follower.stop()
         ended = [self.tokenizer.stop(), self.recommender.stop()]
         return all(ended)
@@ -130,8 +141,11 @@ class GenerationBuilder:
         """
         serving = threading.Event()
         recommender = self._recommend_engine(model)
-        catalog = self._live_catalog(model, store, recommender, serving)
+        renumbered = threading.Event()
+        catalog = self._live_catalog(model, store, recommender, serving, renumbered)
         tokenizer = self._tokenize_engine(catalog, serving)
+        learner = EventLearner(store.database, self._settings, self._metrics, self._log)
+        learning = learner.of(model, recommender, lambda: catalog.catalog, renumbered)
         recommender.start()
         tokenizer.start()
         generation = Generation(
@@ -141,14 +155,20 @@ class GenerationBuilder:
             recommender=recommender,
             tokenizer=tokenizer,
             history_cache=model.history_cache,
+            filter_bytes=lambda: model.filter_bytes,
             check=model.check,
             follower=CatalogFollower(_Followed(catalog, self._metrics), self._log),
+            folding=CatalogFolding(catalog, self._metrics, self._log, self._settings.fold_items),
+            learning=learning,
             serving=serving,
         )
         try:
             progress("restoring")
             self.refuse_when_stopping()
             catalog.restore()
+            if learning is not None:
+                progress("learning from events")
+                learning.memory.rebuild(self.refuse_when_stopping)
             progress("warming up")
             self._warm_up(model, catalog, recommender)
         except BaseException:
@@ -201,12 +221,15 @@ class GenerationBuilder:
         store: CatalogStore,
         recommender: Engine[Query, Recommended],
         serving: threading.Event,
+        renumbered: threading.Event,
     ) -> LiveCatalog:
         def prepare_swap(catalog: Catalog, vectors: Vectors, anew: bool) -> Callable[[], None]:
             swap = model.stage(catalog, vectors, anew=anew)
 
             def wait_for_swap() -> None:
                 recommender.between_batches(swap).result()
+                if anew:
+                    renumbered.set()
                 if serving.is_set():
                     self._metrics.catalog_swapped(catalog)
 

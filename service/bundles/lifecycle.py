@@ -25,7 +25,7 @@ from service.model import Model
 from service.settings import Settings
 from sidera.errors import SideraError
 
-Reason = Literal["start", "admin", "rollback", "watch"]
+Reason = Literal["start", "admin", "rollback", "watch", "follow"]
 
 
 @dataclass(frozen=True)
@@ -195,13 +195,23 @@ class Lifecycle:
             stored, self._wanted = self._wanted, None
         if stored is not None or self._stopping.is_set():
             return stored
-        serving = self._current.look()
-        found = self._versions.newer(None if serving is None else serving.description.bundle_version)
+        found, reason = self._seen()
         with self._asked:
             if found is None or self._wanted is not None:  # what was asked for meanwhile comes first
                 return None
-            self._progress = Progress(found.name, "watch")
+            self._progress = Progress(found.name, reason)
         return found
+
+    def _seen(self) -> tuple[StoredBundle | None, Reason]:
+        """What watching finds: what another replica was told to serve, or else a newer bundle."""
+        generation = self._current.look()
+        serving = None if generation is None else generation.description.bundle_version
+        try:
+            chosen = self._versions.chosen_elsewhere(serving)
+        except (ServiceError, SideraError) as error:
+            self._log.warning("the choice of the other replicas cannot be read", reason=str(error))
+            return None, "follow"
+        return (self._versions.newer(serving), "watch") if chosen is None else (chosen, "follow")
 
     def _attempt(self, stored: StoredBundle) -> str | None:
         """Load a bundle and let it serve; why it does not, otherwise."""
@@ -210,8 +220,11 @@ class Lifecycle:
         if reason is None:
             self._metrics.bundle_swapped("served")
             self._log.info("a bundle serves", version=stored.name, seconds=round(time.monotonic() - begun, 3))
-            progress = self._progress
-            self._versions.serves(stored, rollback=progress is not None and progress.reason == "rollback")
+            reason_of_it = None if self._progress is None else self._progress.reason
+            if reason_of_it == "follow":
+                self._versions.follows(stored)
+            else:
+                self._versions.serves(stored, rollback=reason_of_it == "rollback")
         elif not self._stopping.is_set():
             self._versions.failed(stored, reason)
             self._metrics.bundle_swapped("failed")

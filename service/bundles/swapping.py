@@ -93,12 +93,17 @@ class Swapper:
                 generation.catalog.refresh()
             self._current.replace(generation)
             generation.follower.start()
+            generation.folding.start()
+            if generation.learning is not None:
+                generation.learning.start()
+            self._metrics.events.memory_serves(None if generation.learning is None else generation.learning.memory)
             self._metrics.generation_serves(
                 generation.description.bundle_version,
                 generation.catalog.catalog,
                 generation.queues(),
                 generation.history_cache,
             )
+            self._metrics.filters_serve(generation.filter_bytes)
 
         if old is None:
             swap()

@@ -35,6 +35,7 @@ class Versions:
         self._database = database
         self._folder = None if settings.bundle_store is None else BundleFolder(settings.bundle_store)
         self._choice: Choice | None = None
+        self._is_written = True
         self.failures: dict[str, Failure] = {}
 
     @property
@@ -110,6 +111,42 @@ class Versions:
                 return stored
         return None
 
+    def chosen_elsewhere(self, serving: str | None) -> StoredBundle | None:
+        """The version that another replica was told to serve, if this one watches, and it has not failed here.
+
+        Args:
+            serving: the bundle version that serves.
+
+        Raises:
+            StoreError: the database cannot be read.
+        """
+        if self._folder is None or self._choice is None or not self._settings.watch_bundles:
+            return None
+        if not self._is_written:
+            write_choice(self._database(), self._choice)
+            self._is_written = True
+            return None
+        choice = read_choice(self._database())
+        if choice is None or choice.name == self._choice.name:
+            self._choice = choice or self._choice
+            return None
+        stored = self._folder.find(choice.name)
+        if stored is None or stored.problem is not None or stored.name != choice.name:
+            return None
+        if stored.bundle_version == serving:
+            self._choice = choice
+            return None
+        failure = self.failures.get(stored.name)
+        return stored if failure is None or failure.fingerprint != stored.fingerprint else None
+
+    def follows(self, stored: StoredBundle) -> None:
+        """What another replica was told to serve serves here too; the choice stays as it was made."""
+        self.failures.pop(stored.name, None)
+        try:
+            self._choice = read_choice(self._database()) or self._choice
+        except ServiceError as error:
+            self._log.error("the choice of the other replicas cannot be read", reason=str(error))
+
     def failed(self, stored: StoredBundle, reason: str) -> None:
         """A version could not be loaded."""
         self.failures[stored.name] = Failure(reason, stored.fingerprint)
@@ -128,7 +165,9 @@ class Versions:
         try:
             made = [_made(one) for one in self._folder.versions() if one.created and one.name not in self.failures]
             self._choice = Choice(stored.name, tuple(previous), max([_made(stored), *made]))
+            self._is_written = False
             write_choice(self._database(), self._choice)
+            self._is_written = True
         except ServiceError as error:
             self._log.error("after a restart another bundle may serve", version=stored.name, reason=str(error))
 

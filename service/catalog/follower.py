@@ -24,14 +24,17 @@ class CatalogFollower:
     While the database does not answer, it asks less and less often, and says so once.
     """
 
-    def __init__(self, catalog: Followed, log: FilteringBoundLogger, seconds: float = 0.5) -> None:
-        """``seconds`` lie between two questions."""
+    def __init__(
+        self, catalog: Followed, log: FilteringBoundLogger, seconds: float = 0.5, what: str = "the catalog"
+    ) -> None:
+        """``seconds`` lie between two questions; the log calls what follows ``what``."""
         self._catalog = catalog
+        self._what = what
         self._log = log
         self._seconds = seconds
         self._stopping = threading.Event()
         self._failures = 0
-        self._thread = threading.Thread(target=self._run, name="catalog-follower", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"follower of {what}", daemon=True)
 
     def start(self) -> None:
         """Begin to follow."""
@@ -54,7 +57,7 @@ class CatalogFollower:
                 self._failed(error, exc_info=error)
             else:
                 if self._failures:
-                    self._log.info("the catalog follows the database again")
+                    self._log.info(f"{self._what} follows the database again")
                 self._failures = 0
 
     def _wait_seconds(self) -> float:
@@ -64,5 +67,5 @@ class CatalogFollower:
         self._failures += 1
         if self._failures == 1:
             self._log.error(
-                "the catalog does not follow the database; it is served as it is", reason=str(error), **about
+                f"{self._what} does not follow the database; it is served as it is", reason=str(error), **about
             )

@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from structlog.typing import FilteringBoundLogger
@@ -162,6 +162,36 @@ class LiveCatalog:
         """
         self._changing(lambda: (None, self._planner.deletion(self._state, domain, item_id)))
 
+    @property
+    def overlay(self) -> int:
+        """How many leaves were added and removed since the bundle was written, or since the last fold."""
+        return self._state.catalog.overlay
+
+    def fold(self, check: Callable[[], None]) -> None:
+        """Put plain tries of the snapshot in use in its place; items, SIDs, scores and the version stay.
+
+        They are built beside it, so neither requests nor changes wait: what changes meanwhile is carried over.
+
+        Args:
+            check: called every few milliseconds; what it raises ends the fold, and nothing has changed.
+
+        Raises:
+            CatalogError: the catalog was read anew from the database meanwhile.
+        """
+        before = self._state.catalog
+        plain = before.folded(check)
+        if plain.overlay == before.overlay:
+            return
+        swap = self._prepare_swap(plain, {}, False)  # here the tries get onto the device
+        with self._lock:
+            state = self._state
+            catalog = plain
+            if state.catalog is not before:
+                catalog = state.catalog.moved(before, plain)
+                swap = self._prepare_swap(catalog, {}, False)
+            swap()
+            self._state = replace(state, catalog=catalog)
+
     def _changing(self, plan: Callable[[], tuple[Result, Plan]]) -> Result:
         def change() -> Result:
             result, planned = plan()
@@ -196,9 +226,8 @@ class LiveCatalog:
         version = max(state.catalog.version, state.stored_version) + 1
         found = step(self._base, state, StoredCatalog(version, tuple(changes.items)))
         after = following(self._base, state, found, version, version)
-        anew = self._restorer.rejoins(state, found)
-        joined = self._restorer.joined_vectors(after.catalog, found, plan.joining, anew)
-        swap = self._prepare_swap(after.catalog, joined, anew)
+        joined = self._restorer.joined_vectors(after.catalog, found, plan.joining)
+        swap = self._prepare_swap(after.catalog, joined, False)
         self._store.commit(changes, tokenizer=self._tokenizer, expected_version=state.stored_version, version=version)
         swap()
         self._state = after

@@ -9,13 +9,14 @@ import math
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from service.catalog.rows import ItemVector, Key, Sid
 from service.catalog.state import State
-from service.model import Model
+from service.model import Description
 from sidera.catalog import Catalog
 
 Vectors = Mapping[Key, npt.NDArray[np.float32]]
@@ -39,10 +40,30 @@ class Placement:
     registered: bool
 
 
+class ItemModel(Protocol):
+    """What is asked of a bundle for its items; see :class:`service.model.Model`."""
+
+    @property
+    def description(self) -> Description:
+        """What is served."""
+
+    @property
+    def catalog(self) -> Catalog:
+        """The bundle's catalog as it is."""
+
+    def vectors(self, items: Sequence[Mapping[str, object]]) -> npt.NDArray[np.float32]:
+        """The vectors of items given by their fields: float32[N, D]."""
+
+    def place(
+        self, vectors_ND: npt.NDArray[np.float32], domain: str, taken_NL: npt.NDArray[np.int32]
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+        """Free SIDs for new items, int32[N, L], and whether another item had the nearest one, bool[N]."""
+
+
 class Placer:
     """Encodes and places. Its methods may be called from any thread; the model does one thing at a time."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: ItemModel) -> None:
         self._model = model
         self._base = model.catalog
         self._lock = threading.Lock()

@@ -64,28 +64,21 @@ class Restorer:
         given, made = self._house(state, found)
         version = max(above + 1, stored.version + bool(given))
         after = following(self._base, state, found, version, version if given else stored.version)
-        anew = whole or self.rejoins(state, found)
-        joined = self.joined_vectors(after.catalog, found, made, anew)
+        joined = self.joined_vectors(after.catalog, found, made, anew=whole)
         vectors: dict[Key, ItemVector | None] = {
             item.key: self._placer.stored(made[item.key]) for item in given if item.key in made
         }
-        return Reading(after, Changes(vectors=vectors, given=given), stored.version, joined, anew)
+        return Reading(after, Changes(vectors=vectors, given=given), stored.version, joined, whole)
 
-    def rejoins(self, state: State, found: Step) -> bool:
-        """Whether an item joins that was in the catalog before: only what joins for the first time can be added on."""
-        return any(
-            key in state.deleted or self._base.find(*key) is not None for key in found.joined
-        ) or not found.joined.isdisjoint(found.removed)
-
-    def joined_vectors(self, catalog: Catalog, found: Step, made: Vectors, anew: bool) -> Vectors:
+    def joined_vectors(self, catalog: Catalog, found: Step, made: Vectors, anew: bool = False) -> Vectors:
         """The vectors under this encoder of items that joined in this step; with ``anew``, of all that it lacks.
+
+        An item of the bundle that came back under the bundle's SID has the bundle's vector, as after a start.
 
         Args:
             made: vectors that need not be read.
         """
-        keys = set(found.joined)
-        if anew:
-            keys |= _joined_keys(catalog)
+        keys = _joined_keys(catalog) if anew else {key for key in found.joined if not _is_as_in_bundle(catalog, key)}
         vectors = {key: made[key] for key in keys if key in made}
         stored = self._store.vectors(sorted(keys - vectors.keys()))
         return vectors | {key: own.vector_D for key, own in stored.items() if own.encoder == self._placer.encoder}
@@ -129,6 +122,12 @@ class Restorer:
             )
         else:
             self._log.info("a registered item got its SID under this tokenizer", **about)
+
+
+def _is_as_in_bundle(catalog: Catalog, key: Key) -> bool:
+    """Whether an item has the leaf that the bundle gave it."""
+    number = catalog.find(*key)
+    return number is not None and bool(catalog.from_bundle(np.array([number]))[0])
 
 
 def _joined_keys(catalog: Catalog) -> set[Key]:

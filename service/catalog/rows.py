@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from service.catalog.database import Database
+
 Sid = tuple[int, ...]
 Key = tuple[str, str]
 """Domain and item id."""
@@ -92,6 +94,11 @@ class CatalogStore(ABC):
 
     All of them raise :class:`service.errors.StoreUnavailableError` when the database does not answer.
     """
+
+    @property
+    @abstractmethod
+    def database(self) -> Database:
+        """Where it is kept, beside the events."""
 
     @abstractmethod
     def version(self) -> int:

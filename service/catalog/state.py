@@ -87,7 +87,7 @@ def step(base: Catalog, state: State, stored: StoredCatalog) -> Step:
             continue
         if now != sid:
             found.joined.add(row.key)
-        if now != sid or row.fields is not None:
+        if now != sid or not _is_known(state.catalog, number, row):
             found.items.append(_catalog_item(base, row, sid))
     return found
 
@@ -116,8 +116,7 @@ def following(base: Catalog, state: State, found: Step, version: int, stored_ver
     )
     deleted = {key: row for key, row in state.deleted.items() if key not in touched}
     deleted |= {key: row for key, row in found.rows.items() if row.deleted}
-    given = {(item.domain, item.item_id): item.sid for item in found.items}
-    moved = {key for key, row in found.rows.items() if row.moved and given.get(key) == row.sid}
+    moved = {row.key for row in there if row.moved and _has_sid(catalog, row)}
     retired = dict(state.retired)
     for domain, sids in found.retired.items():
         retired[domain] = retired.get(domain, frozenset()) | sids
@@ -165,6 +164,17 @@ def all_fields(item: CatalogItem) -> dict[str, object]:
     """The fields of an item, its title among them; neither its id nor what is null."""
     fields = {"title": item.title, **item.fields}
     return {name: value for name, value in fields.items() if name != "item_id" and value is not None}
+
+
+def _is_known(catalog: Catalog, number: int | None, row: StoredItem) -> bool:
+    """Whether an item of a snapshot has the fields of its row already, or needs none of it."""
+    return row.fields is None or (number is not None and all_fields(catalog.item(number)) == row.fields)
+
+
+def _has_sid(catalog: Catalog, row: StoredItem) -> bool:
+    """Whether an item has the SID of its row in a snapshot."""
+    number = catalog.find(*row.key)
+    return number is not None and catalog.sid(row.domain, number) == row.sid
 
 
 def _is_of_no_bundle(base: Catalog, row: StoredItem) -> bool:

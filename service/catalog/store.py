@@ -33,6 +33,10 @@ class SqlStore(CatalogStore):
         self._database = Database(database)
 
     @property
+    def database(self) -> Database:
+        return self._database
+
+    @property
     def name(self) -> str:
         """What to call the database before people."""
         return self._database.name
@@ -143,7 +147,10 @@ class SqlStore(CatalogStore):
         ]
         if rows:
             insert = self._insert(ITEMS)
-            replaced = {name: insert.excluded[name] for name in ("fields", "hidden", "deleted", "changed_version")}
+            new = insert.excluded
+            replaced = {name: new[name] for name in ("hidden", "deleted", "changed_version")}
+            # Fields that a bundle holds too are still those of an item that other bundles do not hold.
+            replaced["fields"] = sa.case((new.deleted, new.fields), else_=sa.func.coalesce(new.fields, ITEMS.c.fields))
             keys = [ITEMS.c.domain, ITEMS.c.item_id]
             connection.execute(insert.on_conflict_do_update(index_elements=keys, set_=replaced), rows)
 

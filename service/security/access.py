@@ -6,6 +6,7 @@
 from functools import partial
 
 from starlette.datastructures import Headers
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import RequestError, UnauthorizedError
@@ -19,32 +20,28 @@ PROBES = frozenset({"/health/live", "/health/ready", "/metrics"})
 """Open without a key, so that Kubernetes and Prometheus need none; logged only at level debug."""
 
 
-class AccessMiddleware:
-    """Every path but the probes needs a known key, as ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``."""
+class Door:
+    """Every path but probes and the playground's files needs a key: ``Authorization: Bearer KEY`` or ``X-API-Key``."""
 
-    def __init__(self, app: ASGIApp, keys: KeyRing, limiter: RateLimiter, metrics: Metrics) -> None:
-        self._app = app
+    def __init__(self, keys: KeyRing, limiter: RateLimiter, metrics: Metrics) -> None:
         self._keys = keys
         self._limiter = limiter
         self._metrics = metrics
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+    def turn_away(self, scope: Scope) -> Response | None:
+        """What a request is told that is not let in; None for one that is. Asked once a request, for it is charged."""
         try:
             self._let_in(scope)
         except RequestError as error:
             response = error_response(error, self._metrics)
             if isinstance(error, UnauthorizedError):
                 response.headers["www-authenticate"] = "Bearer"
-            await response(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
+            return response
+        return None
 
     def _let_in(self, scope: Scope) -> None:
         state = scope.setdefault("state", {})
-        if scope["path"] in PROBES:
+        if scope["path"] in PROBES or _is_page(scope["path"]):
             state["caller"] = EVERYBODY
             return
         caller = self._keys.caller(_given_key(Headers(scope=scope)))
@@ -55,6 +52,25 @@ class AccessMiddleware:
         state["caller"] = caller
         state["charge"] = partial(self._limiter.rows, caller)
         self._limiter.request(caller)
+
+
+class AccessMiddleware:
+    """Passes on what the door lets in."""
+
+    def __init__(self, app: ASGIApp, door: Door) -> None:
+        self._app = app
+        self._door = door
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (response := self._door.turn_away(scope)) is not None:
+            await response(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+def _is_page(path: str) -> bool:
+    """Whether it is one of the playground's files, which tell nothing; what the page asks then needs a key."""
+    return f"{path}/".startswith("/playground/")
 
 
 def _given_key(headers: Headers) -> str | None:

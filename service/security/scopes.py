@@ -13,7 +13,7 @@ from fastapi.routing import iter_route_contexts
 
 from service.errors import ForbiddenError
 
-Scope = Literal["recommend", "tokenize", "admin"]
+Scope = Literal["recommend", "tokenize", "events", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 

@@ -49,6 +49,8 @@ def test_every_error_is_described_in_the_one_shape(document: dict[str, Any]) -> 
     [
         ("post /recommend", {200, 400, 401, 403, 404, 405, 408, 413, 422, 429, 500, 503, 504}),
         ("post /tokenize", {200, 400, 401, 403, 405, 408, 409, 413, 422, 429, 500, 503, 504}),
+        ("post /events", {200, 400, 401, 403, 405, 408, 413, 422, 429, 500, 503, 504}),
+        ("delete /users/{user_id}", {200, 400, 401, 403, 405, 408, 413, 422, 429, 500, 503, 504}),
         ("get /health/ready", {200, 405, 408, 413, 500, 503}),
         ("get /v1/info", {200, 401, 405, 408, 413, 429, 500, 503}),
     ],
@@ -68,6 +70,8 @@ def test_requests_refuse_unknown_fields_apart_from_items(document: dict[str, Any
         "DiversityRule",
         "SamplingRule",
         "TokenizeRequest",
+        "EventRow",
+        "EventBatch",
     ):
         assert schemas[name]["additionalProperties"] is False, name
     assert schemas["TokenizeItem"]["additionalProperties"] is not False

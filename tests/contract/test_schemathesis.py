@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CASES = 5000
-EXAMPLES = 400
+EXAMPLES = 800
 
 
 @pytest.fixture

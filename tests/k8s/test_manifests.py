@@ -12,7 +12,9 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from typer.main import get_command
 
+from service.cli import app as service_commands
 from service.settings import Settings
 from tests.k8s.custom_resources import is_custom, prometheus_rule, validate
 from tests.k8s.render import K8S, OVERLAYS, ROOT, Manifest, container, documents, identity, merge, one, pod, render
@@ -28,7 +30,9 @@ every_service = pytest.mark.parametrize("folder", OVERLAYS.values(), ids=OVERLAY
 
 def pods(folder: Path) -> list[Manifest]:
     """The pods of everything that runs one."""
-    return [m["spec"]["template"]["spec"] for m in render(folder) if m["kind"] in ("Deployment", "Job")]
+    specs = [m["spec"] for m in render(folder) if m["kind"] in ("Deployment", "Job")]
+    specs += [m["spec"]["jobTemplate"]["spec"] for m in render(folder) if m["kind"] == "CronJob"]
+    return [spec["template"]["spec"] for spec in specs]
 
 
 def containers(spec: Manifest) -> list[Manifest]:
@@ -251,7 +255,7 @@ def test_everything_that_selects_finds_the_pod_and_its_ports(folder: Path) -> No
             assert {port["targetPort"] for port in spec["ports"]} <= ports
         elif manifest["kind"] in ("PodDisruptionBudget", "Deployment"):
             assert selected(spec["selector"], labels)
-        elif manifest["kind"] == "NetworkPolicy":
+        elif manifest["kind"] == "NetworkPolicy" and manifest["metadata"]["name"] != "sidera-fold":
             assert selected(spec["podSelector"], labels)
             named = [port["port"] for rule in spec.get("ingress", []) for port in rule["ports"]]
             assert set(named) <= ports
@@ -313,6 +317,34 @@ def test_training_publishes_a_verified_bundle_in_one_step_under_a_name_that_the_
     (published,) = store.iterdir()
     assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}", published.name)
     assert [path.name for path in published.iterdir()] == ["manifest.json"]
+
+
+@pytest.mark.parametrize("name", ["postgres", "postgres-keda"])
+def test_live_items_are_folded_into_a_new_bundle_that_every_replica_swaps_in(name: str) -> None:
+    folder = OVERLAYS[name]
+    job = one(folder, "CronJob", "sidera-fold")["spec"]
+    template = job["jobTemplate"]["spec"]["template"]
+    (fold,) = template["spec"]["containers"]
+    env = {entry["name"]: entry for entry in fold["env"]}
+    assert job["concurrencyPolicy"] == "Forbid"
+    assert env["SIDERA_DATABASE"] == next(e for e in container(folder)["env"] if e["name"] == "SIDERA_DATABASE")
+    assert fold["image"] == container(folder)["image"]
+    settings = one(folder, "ConfigMap")["data"]
+    assert env["SIDERA_BUNDLE_STORE"]["value"] == settings["SIDERA_BUNDLE_STORE"]
+    assert {"name": "bundles", "mountPath": "/bundles"} in fold["volumeMounts"]
+    assert float(settings["SIDERA_WATCH_BUNDLES"]) > 0
+    policy = one(folder, "NetworkPolicy", "sidera-fold")["spec"]
+    assert selected(policy["podSelector"], template["metadata"]["labels"])
+    assert "ingress" not in policy
+    commands: Any = get_command(service_commands)
+    known = {option for parameter in commands.commands["fold"].params for option in parameter.opts}
+    assert fold["command"][:2] == ["sidera", "fold"]
+    assert {word for word in fold["command"] if word.startswith("--")} <= known
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu"])
+def test_no_second_process_opens_a_sqlite_file(name: str) -> None:
+    assert not [m for m in render(OVERLAYS[name]) if m["kind"] == "CronJob"]
 
 
 def test_the_config_of_the_training_job_is_one_that_training_takes(tmp_path: Path) -> None:

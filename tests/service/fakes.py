@@ -18,6 +18,7 @@ from starlette.testclient import TestClient
 from service.app import create_app
 from service.catalog.rows import CatalogStore
 from service.catalog.store import SqlStore
+from service.events.counting import Counting
 from service.job_queue import Cost
 from service.model import Description
 from service.settings import Settings
@@ -25,6 +26,7 @@ from sidera.catalog import Catalog, CatalogItem, create_catalog
 from sidera.embedding import item_texts
 from sidera.errors import FilterError
 from sidera.explain.item_explanation import ItemExplanation
+from sidera.items.transitions import TransitionDelta
 from sidera.model.history_cache import HistoryCache
 from sidera.recommender import Query, Recommendation, RecommendedItem
 
@@ -51,11 +53,15 @@ class FakeModel:
         tokenizer: str = "tokenizer-a",
         encoder: str = "encoder-a",
         samples: Sequence[object] = (),
+        counting: Counting | None = None,
     ) -> None:
         self._catalog = create_catalog(items or bundle_items(), SIZES)
         self.history_cache: HistoryCache | None = None
+        self.filter_bytes = 0
         self.description = Description("bundle-1", "scratch:tiny", "rqvae", tokenizer, encoder)
         self.samples = samples
+        self._counting = counting
+        self.learnt = TransitionDelta()
         self.batches: list[list[Query]] = []
         self.explanation: ItemExplanation | None = None
         self.checked: list[Query] = []
@@ -119,6 +125,13 @@ class FakeModel:
             self._catalog, self.joined = catalog, joined
 
         return swap
+
+    @property
+    def counting(self) -> Counting | None:
+        return self._counting
+
+    def learn(self, delta: TransitionDelta, now: float) -> None:
+        self.learnt = delta
 
     def vectors(self, items: Sequence[Mapping[str, object]]) -> npt.NDArray[np.float32]:
         texts = item_texts(items)

@@ -83,6 +83,8 @@ def test_admin_routes_need_the_scope_admin(store: Path) -> None:
             ("GET", "/admin/bundles"),
             ("POST", "/admin/bundles/activate"),
             ("POST", "/admin/bundles/rollback"),
+            ("GET", "/admin/catalog"),
+            ("POST", "/admin/catalog/fold"),
         ):
             body = {"version": "one"}
             assert service.admin.request(method, path, json=body).status_code == 401, path
@@ -97,7 +99,14 @@ def test_the_public_app_has_no_admin_route(service: Service) -> None:
 
 def test_the_admin_port_is_described_apart_and_every_error_in_the_one_shape() -> None:
     document = yaml.safe_load(openapi_yaml(admin=True))
-    assert set(document["paths"]) == {"/admin/bundles", "/admin/bundles/activate", "/admin/bundles/rollback"}
+    assert set(document["paths"]) == {
+        "/admin/bundles",
+        "/admin/bundles/activate",
+        "/admin/bundles/rollback",
+        "/admin/catalog",
+        "/admin/catalog/fold",
+        "/admin/users/deleted",
+    }
     assert not any("admin" in path for path in yaml.safe_load(openapi_yaml())["paths"])
     for operations in document["paths"].values():
         for operation in operations.values():

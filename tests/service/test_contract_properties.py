@@ -1,5 +1,6 @@
 """Whatever a client sends, it gets an answer that the description allows, and never a 500."""
 
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,6 +66,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
         yield client
 
 
+@functools.cache
 def described(path: str) -> set[int]:
     document = yaml.safe_load((Path(__file__).parents[2] / "openapi.yaml").read_text(encoding="utf-8"))
     return {int(status) for status in document["paths"][path]["post"]["responses"]}

@@ -6,6 +6,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
+from typing import Any
 
 import pytest
 
@@ -90,7 +91,7 @@ def build(recorder: Recorder, doubler: Doubler) -> Iterator[Build]:
         batch_work: int = 4,
         queue_work: int = 1000,
         cost: Callable[[int], Cost] = one_each,
-        **limits: float,
+        **limits: Any,
     ) -> Engine[int, int]:
         bounds = EngineLimits(queue_rows, queue_work, batch_work, **limits)
         engines.append(Engine("test", doubler, limits=bounds, observer=recorder, cost=cost))
@@ -325,9 +326,9 @@ def test_a_queue_is_full_by_work_too(build: Build, doubler: Doubler) -> None:
     with pytest.raises(QueueFullError):
         engine.submit([4], math.inf)
     assert engine.waiting_work == 7
-    assert not engine.full
+    assert engine.refusal() is None
     assert engine.submit([3], math.inf)
-    assert engine.full
+    assert engine.refusal() is not None
 
 
 def test_a_full_queue_says_when_it_will_be_computed_at_the_measured_rate(

@@ -12,7 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 from service.errors import ClientGoneError
 from service.logs import make_logger
 from service.metrics import Metrics
-from service.middleware import RequestContextMiddleware
+from service.middleware import RequestContext, RequestContextMiddleware
 from service.security.body import BodyLimitMiddleware
 from service.tracing import NoTracing
 from tests.service.fakes import FakeModel
@@ -186,7 +186,9 @@ def test_an_error_that_nobody_expected_is_a_500_in_the_one_shape_and_its_text_st
 
     log = StringIO()
     metrics = Metrics()
-    sent = asyncio.run(_call(RequestContextMiddleware(broken, metrics, make_logger("info", log), NoTracing()), receive))
+    sent = asyncio.run(
+        _call(RequestContextMiddleware(broken, RequestContext(metrics, make_logger("info", log), NoTracing())), receive)
+    )
     assert sent[0]["status"] == 500
     body = json.loads(sent[1]["body"])
     assert (body["error"]["code"], body["error"]["retryable"]) == ("internal", False)

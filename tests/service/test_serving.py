@@ -4,9 +4,6 @@ import contextlib
 import gc
 import http.client
 import json
-import signal
-import subprocess
-import sys
 import threading
 import time
 import weakref
@@ -17,22 +14,20 @@ from typing import Any
 import pytest
 
 from service.serving import settle
-
-ROOT = Path(__file__).parents[2]
+from tests.processes import Forked
+from tests.service import served as service_process
 
 
 class Served:
     """A running service."""
 
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
-        self.process = process
-        assert process.stdout is not None
-        self.port, self.admin_port = map(int, process.stdout.readline().split())
+    def __init__(self, process: Forked) -> None:
+        self._process = process
+        self.port, self.admin_port = map(int, process.output.readline().split())
         self._wait_for("Sidera serves at")
 
     def _wait_for(self, text: str) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
+        for line in self._process.output:
             if text in line:
                 return
         raise AssertionError(f"the process ended without {text!r}")
@@ -51,10 +46,10 @@ class Served:
         return response.status, answer
 
     def terminate(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
+        self._process.terminate()
 
     def ended(self) -> int:
-        return self.process.wait(60)
+        return self._process.ended()
 
 
 Serve = Callable[..., Served]
@@ -86,22 +81,9 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     with contextlib.ExitStack() as stack:
 
         def start(seconds: float = 0.0, **changes: object) -> Served:
-            arguments = [
-                str(tmp_path / "items.db"),
-                str(seconds),
-                *(f"{name}={value}" for name, value in changes.items()),
-            ]
-            process = stack.enter_context(
-                subprocess.Popen(
-                    [sys.executable, "-m", "tests.service.served", *arguments],
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
-                    text=True,
-                    cwd=ROOT,
-                )
-            )
-            stack.callback(process.kill)
-            return Served(process)
+            given = [f"{name}={value}" for name, value in changes.items()]
+            database = str(tmp_path / "items.db")
+            return Served(stack.enter_context(Forked(service_process.main, database, str(seconds), *given)))
 
         yield start
 

@@ -8,9 +8,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from service.app import create_app
+from service.bundles.choice import read_choice
 from service.catalog.live import NewItem
+from service.catalog.store import SqlStore
 from service.catalog.tasks import TokenizeTask
-from service.errors import StartError
+from service.errors import StartError, StoreUnavailableError
 from tests.service.bundles.stores import Loader, store_service, until, write_version
 from tests.service.fakes import FakeModel, Gate, bundle_items, film, settings
 
@@ -91,8 +93,8 @@ def test_a_bundle_whose_warm_up_fails_never_serves_and_its_engines_end(store: Pa
     with store_service(store, loader) as service:
         service.activate("one")
         assert service.states()["one"] == "failed"
-        engines = [thread for thread in threading.enumerate() if thread.name.startswith("engine")]
-        assert len(engines) == 2
+        names = [thread.name for thread in threading.enumerate()]
+        assert (names.count("engine-recommend"), names.count("engine-tokenize")) == (1, 1)
 
 
 def test_a_start_tries_the_next_bundle_when_the_newest_fails(store: Path) -> None:
@@ -167,7 +169,8 @@ def test_the_old_generation_is_freed_whole(store: Path) -> None:
         del generation
         service.activate("one")
         assert [one() for one in kept + engines] == [None] * 5
-        assert len([thread for thread in threading.enumerate() if thread.name.startswith("engine")]) == 2
+        names = [thread.name for thread in threading.enumerate()]
+        assert (names.count("engine-recommend"), names.count("engine-tokenize")) == (1, 1)
 
 
 def test_a_request_that_never_ends_holds_the_old_generation_only_so_long(store: Path) -> None:
@@ -255,6 +258,49 @@ def test_a_newer_bundle_that_appears_is_taken(store: Path) -> None:
         write_version(store, "three", day=3)
         until(lambda: service.serving() == "three")
     assert loader.loaded == ["two", "three"]
+
+
+def test_a_replica_that_watches_follows_what_another_one_was_told_to_serve(store: Path) -> None:
+    write_version(store, "three", day=3)
+    first, second = Loader(), Loader(errors={"one": StartError("a damaged copy")})
+    with (
+        store_service(store, first, watch_bundles=0.01) as told,
+        store_service(store, second, watch_bundles=0.01) as other,
+    ):
+        told.activate("two")
+        until(lambda: other.overview()["swap"] is None and other.serving() == "two")
+        assert other.overview()["rollback_to"] == "three"
+        assert other.admin.post("/admin/bundles/rollback").json()["version"] == "three"
+        until(lambda: told.overview()["swap"] is None and told.serving() == "three")
+        assert told.overview()["rollback_to"] is None, "a rollback counts once, whoever follows it"
+        told.activate("one")
+        until(lambda: other.states()["one"] == "failed")
+        assert other.serving() == "three"
+        assert second.loaded.count("one") == 1, "it is not tried again and again"
+
+
+def test_a_choice_that_could_not_be_written_is_written_later_and_not_taken_back(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with store_service(store, Loader(), watch_bundles=0.02) as service:
+        with monkeypatch.context() as failing:
+            failing.setattr(SqlStore, "write_note", _unavailable)
+            service.activate("one")
+        until(lambda: _chosen(store) == "one")
+        assert service.serving() == "one"
+
+
+def _unavailable(*arguments: object) -> None:
+    raise StoreUnavailableError("no answer")
+
+
+def _chosen(store: Path) -> str:
+    opened = SqlStore(str(store.parent / "items.db"))
+    try:
+        choice = read_choice(opened)
+    finally:
+        opened.close()
+    return "" if choice is None else choice.name
 
 
 def test_without_watching_nothing_is_taken(store: Path) -> None:

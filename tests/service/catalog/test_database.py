@@ -1,8 +1,7 @@
 """Opening a database: which ones are allowed, what becomes of older and newer ones, and what is told of them."""
 
-import subprocess
-import sys
 from collections.abc import Callable
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from service.catalog.database import Database
 from service.catalog.store import SqlStore
 from service.catalog.tables import METADATA, STATE
 from service.errors import StoreError
+from tests.processes import PROCESSES
 from tests.service.catalog.test_store import item, write
 
 OLD_FILE = """
@@ -119,26 +119,20 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(path: Path) -> None:
     store.close()
 
 
-OPENER = """
-import sys
-from service.catalog.store import SqlStore
-sys.stdin.readline()
-print(SqlStore(sys.argv[1]).version())
-"""
+def open_together(begin: Barrier, database: str) -> None:
+    """What each of the processes does; its exit code is 0 if the catalog that it sees is new."""
+    begin.wait(60)
+    raise SystemExit(SqlStore(database).version())
 
 
 def test_processes_that_start_at_once_on_an_empty_database_all_open_it(database: str) -> None:
-    openers = [
-        subprocess.Popen(
-            [sys.executable, "-c", OPENER, database], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(3)
-    ]
+    begin = PROCESSES.Barrier(3)
+    openers = [PROCESSES.Process(target=open_together, args=(begin, database)) for _ in range(3)]
     for opener in openers:
-        assert opener.stdin is not None
-        opener.stdin.write("go\n")
-        opener.stdin.flush()
-    assert [opener.communicate()[0] for opener in openers] == ["0\n"] * 3
+        opener.start()
+    for opener in openers:
+        opener.join(60)
+    assert [opener.exitcode for opener in openers] == [0, 0, 0]
 
 
 def test_acknowledged_changes_outlive_a_power_cut_by_full_synchronisation(path: Path) -> None:

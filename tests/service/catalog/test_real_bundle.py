@@ -14,8 +14,8 @@ from sidera.recommender import Query
 from tests.tiny import title
 
 
-def start(bundle: Path, store: SqlStore) -> tuple[LiveCatalog, Model]:
-    model = load_model(bundle, "cpu")
+def start(bundle: Path, store: SqlStore, history_cache_bytes: int = 0) -> tuple[LiveCatalog, Model]:
+    model = load_model(bundle, "cpu", history_cache_bytes=history_cache_bytes)
     live = LiveCatalog(
         model,
         store,
@@ -31,8 +31,8 @@ def test_replicas_recommend_the_same_however_the_changes_reached_them(tiny_bundl
     store = SqlStore(str(tmp_path / "items.db"))
     one, model = start(tiny_bundle, store)
     other, other_model = start(tiny_bundle, store)
+    one.delete("films", "films-4")  # first: it leaves its places in lists of items alike empty until the next start
     one.register("films", [NewItem(f"new-{n}", {"title": title("games", n)}) for n in range(4)])
-    one.delete("films", "films-4")
     other.refresh()
     one.delete("films", "films-6")
     one.register("films", [NewItem("films-6", {"title": "green stone"})])
@@ -78,4 +78,29 @@ def test_a_domain_can_lose_every_item_of_its_bundle_and_get_others(tiny_bundle: 
     assert len(model.recommend([Query("films", (("books", "books-2"),))])[0].items) == 10
     live.register("books", [NewItem("only", {"title": "amber boat"})])
     assert [item.item_id for item in model.recommend([Query("books")])[0].items] == ["only"]
+    store.close()
+
+
+def test_a_fold_changes_no_score_and_keeps_what_is_known_of_histories(tiny_bundle: Path, tmp_path: Path) -> None:
+    store = SqlStore(str(tmp_path / "items.db"))
+    live, model = start(tiny_bundle, store, history_cache_bytes=1_000_000)
+    live.register("films", [NewItem(f"new-{n}", {"title": title("games", n)}) for n in range(4)])
+    live.register("songs", [NewItem("song", {"title": "blue river"})])
+    live.delete("films", "films-4")
+    live.patch("films", "films-10", Patch(hidden=True))
+    queries = [
+        Query("films", (("films", "films-2"), ("films", "new-1")), num_results=43, beam_width=64),
+        Query("books", (("films", "films-10"),), num_results=30, beam_width=64),
+        Query("songs", num_results=1),
+    ]
+    before = model.recommend(queries)
+    cache = model.history_cache
+    assert cache is not None
+    misses = cache.misses
+    live.fold(lambda: None)
+    assert (live.overlay, live.catalog.version) == (0, model.catalog.version)
+    assert model.catalog is live.catalog
+    found = [[(item.item_id, item.sid) for item in answer.items] for answer in model.recommend(queries)]
+    assert found == [[(item.item_id, item.sid) for item in answer.items] for answer in before]
+    assert cache.misses <= misses + 1, "only the request without a history finds nothing"
     store.close()

@@ -192,8 +192,8 @@ def test_the_command_prints_a_key_once_and_the_line_that_lets_it_in(tmp_path: Pa
     ("arguments", "sentence"),
     [
         (["a shop"], "letters, digits"),
-        (["shop", "--scopes", "recommend,write"], "not some of recommend,tokenize,admin"),
-        (["shop", "--scopes", ","], "not some of recommend,tokenize,admin"),
+        (["shop", "--scopes", "recommend,write"], "not some of recommend,tokenize,events,admin"),
+        (["shop", "--scopes", ","], "not some of recommend,tokenize,events,admin"),
     ],
 )
 def test_the_command_refuses_names_and_scopes_that_the_file_would_refuse(arguments: list[str], sentence: str) -> None:

@@ -23,7 +23,7 @@ class Clock:
 
 
 def limiter(clock: Clock, metrics: Metrics | None = None, **rates: float) -> RateLimiter:
-    return RateLimiter(settings(max_rows=4, max_tokenize_items=4, **rates), metrics or Metrics(), clock)
+    return RateLimiter(settings(max_rows=4, max_tokenize_items=4, max_events=4, **rates), metrics or Metrics(), clock)
 
 
 def test_a_burst_is_let_in_and_then_the_rate() -> None:
@@ -105,7 +105,7 @@ def test_over_http_a_key_over_its_rate_gets_429_with_retry_after(serve: Serve) -
     ],
 )
 def test_over_http_rows_and_items_are_charged(serve: Serve, tmp_path: Path, path: str, body: object) -> None:
-    client = serve(max_rows=4, max_tokenize_items=4, rate_rows_per_second=0.04, rate_burst_seconds=100)
+    client = serve(max_rows=4, max_tokenize_items=4, max_events=4, rate_rows_per_second=0.04, rate_burst_seconds=100)
     assert client.post(path, json=body).status_code == 200
     refused = client.post(path, json=body)
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limited")

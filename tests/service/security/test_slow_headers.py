@@ -16,7 +16,7 @@ REQUEST = b"GET / HTTP/1.1\r\nhost: test\r\n\r\n"
 
 
 @contextlib.contextmanager
-def listening(timeout: float, answer_seconds: float = 0.0, **config: int) -> Iterator[socket.socket]:
+def listening(timeout: float, answer_seconds: float = 0.0, max_header_bytes: int = 16_384) -> Iterator[socket.socket]:
     """A connection to a server that answers every request."""
     release = threading.Event()
 
@@ -29,7 +29,7 @@ def listening(timeout: float, answer_seconds: float = 0.0, **config: int) -> Ite
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(
-            uvicorn.Config(app, http=impatient_protocol(timeout), log_config=None, lifespan="off", **config)  # type: ignore[arg-type]
+            uvicorn.Config(app, http=impatient_protocol(timeout, max_header_bytes), log_config=None, lifespan="off")
         )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
@@ -43,11 +43,11 @@ def listening(timeout: float, answer_seconds: float = 0.0, **config: int) -> Ite
             thread.join(20)
 
 
-def answer(client: socket.socket) -> bytes:
-    """All of an answer; it may come in parts."""
+def answer(client: socket.socket, most: int = 1000) -> bytes:
+    """All of an answer; it may come in parts of ``most`` bytes."""
     read = b""
     while not read.endswith(b"ok"):
-        part = client.recv(1000)
+        part = client.recv(most)
         assert part, read
         read += part
     return read
@@ -85,6 +85,38 @@ def test_an_answer_may_take_longer_than_headers_and_a_silent_connection_stays_op
 
 
 def test_headers_over_their_limit_are_refused() -> None:
-    with listening(20.0, h11_max_incomplete_event_size=1024) as client, contextlib.suppress(ConnectionError):
+    with listening(20.0, max_header_bytes=1024) as client, contextlib.suppress(ConnectionError):
         client.sendall(b"GET / HTTP/1.1\r\nhost: test\r\nx-long: " + b"x" * 5000)
         assert client.recv(1000).startswith(b"HTTP/1.1 400 ")
+
+
+def test_headers_over_their_limit_are_refused_also_if_they_come_at_once_or_line_by_line() -> None:
+    lines = b"".join(b"x-%d: %s\r\n" % (number, b"x" * 100) for number in range(20))
+    with listening(20.0, max_header_bytes=1024) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nhost: test\r\n" + lines + b"\r\n")
+        assert client.recv(1000).startswith(b"HTTP/1.1 400 ")
+    with listening(20.0, max_header_bytes=1024) as client, contextlib.suppress(ConnectionError):
+        client.sendall(b"GET / HTTP/1.1\r\nhost: test\r\nx-long: ")
+        for _ in range(20):
+            client.sendall(b"x" * 100)
+            time.sleep(0.01)
+        assert client.recv(1000).startswith(b"HTTP/1.1 400 ")
+
+
+def test_many_requests_at_once_may_be_larger_than_the_headers_of_one() -> None:
+    with listening(20.0, max_header_bytes=200) as client:
+        client.sendall(10 * REQUEST + REQUEST[:-4])
+        for _ in range(10):
+            assert answer(client, 1).endswith(b"ok")
+        client.sendall(REQUEST[-4:])
+        assert answer(client, 1).endswith(b"ok")
+
+
+def test_a_connection_that_sends_empty_lines_and_no_request_is_ended() -> None:
+    with listening(0.5) as client, contextlib.suppress(ConnectionError):
+        client.sendall(REQUEST)
+        assert answer(client).endswith(b"ok")
+        for _ in range(4):
+            client.sendall(b"\r\n")
+            time.sleep(0.1)
+        assert client.recv(1000) == b""
