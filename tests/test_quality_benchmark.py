@@ -1,7 +1,9 @@
 """The quality benchmark on nearly nothing: what it compares, keeps and counts; no quality is asserted."""
 
+import itertools
 import json
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ from benchmarks.quality_config import joint_config
 from benchmarks.quality_figures import ablation_figures, quality_figures, training_figures
 from benchmarks.quality_runs import QualityRun, language_model_report, train_run
 from benchmarks.quality_sample import write_sample
+from benchmarks.quality_unseen import with_events
+from sidera.loading import load_bundle
 from tests import tiny
 from tests.training.backbone_folders import write_backbone
 from training.config import TrainConfig, load_config
@@ -117,6 +121,35 @@ def test_an_unseen_domain_is_scored_beside_content_knn_and_popularity(quick: tup
     assert "games" not in quick[0]["runs"]["joint"]["test"]["domains"]
 
 
+def test_a_memory_of_an_unseen_domains_events_stands_beside_the_floors_of_the_same_targets(
+    quick: tuple[dict[str, Any], Path], tiny_data: Path
+) -> None:
+    written, _ = quick
+    with_events, without = (written["unseen"]["games"][kind]["domains"]["games"] for kind in ("with_events", "report"))
+    assert with_events["rankers"]["bigram"] == without["rankers"]["bigram"]
+    served, zero_shot = (own["rankers"][MODEL]["ndcg@10"] for own in (with_events, without))
+    assert served > zero_shot, "every item of this world says which one comes next"
+    figures = written["figures"]
+    assert figures["ndcg_with_events_games"]["value"] == served
+    assert figures["with_events_vs_bigram_games"]["to_reach"] == "> 1"
+
+
+def test_only_the_train_events_of_an_unseen_domain_are_counted(tiny_bundle: Path, tiny_data: Path) -> None:
+    loaded = load_bundle(tiny_bundle, "cpu")
+    assert loaded.alike is not None
+    dataset = read_dataset(tiny_data, ["games"])
+    events = split_events(dataset)
+    number_I = np.arange(1000, 1000 + len(dataset.domains[0].item_ids))
+    rule = replace(loaded.alike.neighbours.rule, window=1, backward=0.0)
+    counting = with_events(replace(loaded.alike.neighbours, rule=rule), number_I, events)
+    expected: Counter[tuple[int, int]] = Counter()
+    for target in targets(events, Part.VALIDATION):
+        items = [item for _, item in target.history]
+        expected.update((1000 + before, 1000 + after) for before, after in itertools.pairwise(items))
+    assert {(before, after): count for before, after, count in counting.delta} == dict(expected)
+    assert counting.shares_of("games").transitions > 0
+
+
 def test_a_model_of_each_domain_alone_stands_beside_the_joint_one(quick: tuple[dict[str, Any], Path]) -> None:
     written, _ = quick
     for domain in TRAINED:
@@ -190,7 +223,7 @@ def test_a_second_call_keeps_everything_and_writes_the_same_figures(
 
     for place in ("quality_ablations.recommend_for", "quality_ablations.recommend_without_trie"):
         monkeypatch.setattr(f"benchmarks.{place}", never)
-    for place in ("quality_runs.evaluate", "quality.evaluate_bundle"):
+    for place in ("quality_runs.evaluate", "quality_unseen.evaluate"):
         monkeypatch.setattr(f"benchmarks.{place}", never)
     monkeypatch.setattr("training.pipeline._run_stages", never)
     run_quick(folder, tiny_data, folder / "config.yaml")

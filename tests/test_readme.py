@@ -14,9 +14,11 @@ from pydantic import BaseModel, TypeAdapter
 import service.cli
 import sidera_client.cli
 import training.cli
+from service.event_schemas import EventsBody
 from service.item_schemas import PatchRequest
 from service.recommend_schemas import RecommendAnswer, RecommendBody
 from service.schemas import Info, TokenizeAnswer, TokenizeRequest
+from service.view_schemas import CodesRequest, SearchRequest
 from sidera.cli import app as sidera_app
 
 ROOT = Path(__file__).parents[1]
@@ -71,11 +73,15 @@ def requests() -> list[tuple[str, Any]]:
     for words in commands("curl"):
         path = next(word for word in words if word.startswith("localhost:8000")).removeprefix("localhost:8000")
         path = re.sub(r"^/items/[^/]+/.+$", "/items/{domain}/{item_id}", path)
+        path = re.sub(r"^/users/[^/]+", "/users/{user_id}", path)
         found.append((path, json.loads(words[words.index("-d") + 1]) if "-d" in words else None))
     return found
 
 
 BODIES: dict[str, Any] = {
+    "/events": EventsBody,
+    "/search": SearchRequest,
+    "/codes": CodesRequest,
     "/recommend": RecommendBody,
     "/tokenize": TokenizeRequest,
     "/items/{domain}/{item_id}": PatchRequest,

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from benchmarks import service
 from benchmarks.service_catalog import TimedShot, Watch
 from benchmarks.service_changes import fill_store
+from benchmarks.service_events import Sent
 from benchmarks.service_kills import Acknowledged, _lost
 from benchmarks.service_mixed import Crowd
 from benchmarks.service_overload import DEADLINE_MS, sort_out
@@ -164,3 +165,11 @@ def test_an_unknown_part_is_refused_before_anything_is_trained(tmp_path: Path, p
     done = CliRunner().invoke(app, ["--part", part, "--out", str(out), "--work", str(tmp_path / "work")])
     assert done.exit_code == 2
     assert not (tmp_path / "work").exists()
+
+
+def test_events_are_counted_by_what_became_of_them_and_requests_without_an_answer_apart() -> None:
+    sent = Sent()
+    results = [{"event_id": "a", "outcome": "accepted"}, {"event_id": "a", "outcome": "duplicate"}]
+    sent.read(Shot(b""), Reply(200, {}, json.dumps({"results": results}).encode(), True))
+    sent.read(Shot(b""), Reply(503, {}, b"{}", True))
+    assert (sent.outcomes, sent.unanswered) == ({"accepted": 1, "duplicate": 1}, 1)

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from sidera.bundle import verify_bundle
-from tests import tiny
-from tests.distributed.workers import JOBS
+from tests import processes, tiny
+from tests.distributed.workers import JOBS, run_all
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,14 +21,8 @@ ROOT = Path(__file__).parents[2]
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which all jobs have run."""
     folder = tmp_path_factory.mktemp("workers")
-    ran = subprocess.run(
-        [sys.executable, "-m", "tests.distributed.workers", str(folder)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr[-4000:]
+    ran = processes.run(run_all, folder)
+    assert ran.code == 0, ran.said[-4000:]
     return folder
 
 

@@ -1,13 +1,12 @@
 """Two worker processes on this machine, for the tests of training with more than one.
 
-Run as ``python -m tests.distributed.workers FOLDER``: this process imports what is needed once and forks the workers of
-every run, which talk over the loopback device. What each run came to lies in ``FOLDER/<run>.pt`` and its folder.
+:func:`run_all` forks the workers of every run, which talk over the loopback device; it is to be called in a process of
+its own (:mod:`tests.processes`). What each run came to lies in ``FOLDER/<run>.pt`` and its folder.
 """
 
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,10 +142,11 @@ def run(job: Job, folder: Path) -> list[int]:
     return [ended(child) for child in [forked(worker(rank)) for rank in range(job.workers)]]
 
 
-if __name__ == "__main__":
+def run_all(folder: Path) -> None:
+    """Run all jobs, one after the other."""
     torch.set_num_threads(1)
     for job in JOBS:
-        codes = run(job, Path(sys.argv[1]))
+        codes = run(job, folder)
         if job.kill_at:
             if codes[-1] != -signal.SIGKILL or 0 in codes:
                 raise SystemExit(f"{job.name}: the workers ended with {codes}, though the last one was to be killed")
