@@ -191,7 +191,8 @@ def same_through_the_service(found: Replayed, asked: Sequence[int], home: Path) 
     """
     stream, run = found.stream, found.runs["first"]
     begin = stream.place(stream.moment(FIRST))
-    with stage(home, "service", {"bundle": run.manifest.bundle_version, "asked": list(asked)}) as made:
+    inputs = {"bundle": run.manifest.bundle_version, "events": _digest(stream), "asked": list(asked)}
+    with stage(home, "service", inputs) as made:
         path = made.folder / "answers.json"
         if not made.done:
             replay = Replay(load_bundle(run.bundle, "cpu"), stream, found.vectors_ID)

@@ -62,6 +62,28 @@ def read_codes(
     Returns:
         float32[M, B, L], and the hidden state at each prompt's end, float[M, B, D].
     """
+    levels, codes_LB, hidden_MBD = read_levels(model, tables, prompts, leaves_B, adapters_B)
+    own = [
+        logprobs_MBV.gather(2, codes_B.expand(len(logprobs_MBV), -1)[..., None])[..., 0]
+        for logprobs_MBV, codes_B in zip(levels, codes_LB, strict=True)
+    ]
+    return torch.stack(own, dim=2), hidden_MBD
+
+
+@torch.no_grad()
+def read_levels(
+    model: LanguageModel,
+    tables: TrieTables,
+    prompts: Sequence[Sequence[int]],
+    leaves_B: Tensor,
+    adapters_B: Tensor | None = None,
+) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """The same for all codes on the way to each leaf; minus infinity of a code that no item has there.
+
+    Returns:
+        For each level, float32[M, B, V] of its codes, given the leaf's codes before it; for each level the leaf's code,
+        int64[B]; and the hidden state at each prompt's end, float[M, B, D].
+    """
     vocabulary = model.vocabulary
     nodes_LB = tables.ancestors(leaves_B).T.contiguous()
     lengths = [len(prompt) for prompt in prompts]
@@ -76,7 +98,7 @@ def read_codes(
         tokens_BP[rows_B, lengths_B + level] = vocabulary.first_code(level) + codes_B
     hidden_MBPD = model.read(tokens_BP, adapters_B)
 
-    logprobs = []
+    logprobs, codes_LB = [], []
     for level in range(tables.num_levels):
         logits_MBV = model.code_logits(hidden_MBPD[:, rows_B, lengths_B - 1 + level], level)
         begin_B = tables.first_child[level][nodes_LB[level]]
@@ -84,7 +106,6 @@ def read_codes(
         siblings_BV = torch.zeros(logits_MBV.shape[1:], dtype=torch.bool, device=leaves_B.device)
         for row, (begin, end) in enumerate(zip(begin_B.tolist(), end_B.tolist(), strict=True)):
             siblings_BV[row, tables.codes[level][begin:end]] = True
-        logprobs_MBV = logits_MBV.masked_fill(~siblings_BV, float("-inf")).log_softmax(dim=2)
-        codes_B = tables.codes[level][nodes_LB[level + 1]]
-        logprobs.append(logprobs_MBV.gather(2, codes_B.expand(len(logprobs_MBV), -1)[..., None])[..., 0])
-    return torch.stack(logprobs, dim=2), hidden_MBPD[:, rows_B, lengths_B - 1]
+        logprobs.append(logits_MBV.masked_fill(~siblings_BV, float("-inf")).log_softmax(dim=2))
+        codes_LB.append(tables.codes[level][nodes_LB[level + 1]])
+    return logprobs, codes_LB, hidden_MBPD[:, rows_B, lengths_B - 1]

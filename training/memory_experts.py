@@ -1,8 +1,8 @@
 """What every part of the mixture is worth: alone, with each other one, and all together.
 
 The candidates are those of :mod:`training.memory_proposals`: all that the memory lists, and the first 50 of the
-language model and of popularity. Parts keep the ratio of their shares; what followers and items alike leave goes to the
-language model where it is one of them.
+language model and of popularity. Parts keep the ratio of their shares, those below 0.01 taken for 0.01, so that each
+can stand alone; what followers and items alike leave goes to the language model where it is one of them.
 
 Shapes: N targets, G parts of the mixture, C candidates of one target.
 """
@@ -44,10 +44,11 @@ def expert_report(
 
     Returns:
         By names joined with `` + ``, of all four ``all``: figures, the interval of NDCG@10, and NDCG@10 of each slice;
-        empty for a recommender without neighbours.
+        empty for a recommender without neighbours, and for a domain without shares of its own, where what followers
+        leave goes to items alike.
     """
     listed = recommender.neighbours
-    if listed is None:
+    if listed is None or domains[index].name not in listed.shares:
         return {}
     alone = Recommender(recommender.model, recommender.catalog, recommender.max_history, recommender.beam_width)
     proposed = Proposals(alone, listed, domains, index, 0).asked(asked)

@@ -1,8 +1,9 @@
 """What each part of the mixture proposes for a target: the candidates that shares and routers are chosen on.
 
 Of the language model and of popularity only the first ``_PROPOSED`` items are asked for; the language model's mass of
-others is taken for 0. A target that the counts have learned is left out of them, exactly: its own transitions are
-subtracted, and one event of its popularity.
+others is taken for 0. A target that the counts have learned is left out of them: its own transitions are subtracted,
+and one event of its popularity. Two traces stay: a list of followers that was cut off at its longest does not grow, and
+a hardly known item borrows less by its own event, which makes it stand lower than it would.
 
 Shapes: G parts of the mixture, C candidates of one target, S listed items, P popular items, F features.
 """

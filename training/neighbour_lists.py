@@ -23,10 +23,14 @@ _SCORES_AT_ONCE = 16_000_000
 
 
 def rule_of(config: NeighboursConfig, events: Events) -> TransitionRule:
-    """What an event adds; counts are of the time of the newest train event that has a real one."""
+    """What an event adds; counts are of the time of the newest train event that has a real one.
+
+    Where none has, nothing fades: no time would be theirs, and a later event would count as if they were ages old.
+    """
     real_E = _trained(events) & events.real_time_E
     newest = float(events.time_E[real_E].max(initial=0))
-    return TransitionRule(config.window, config.backward, config.longest, config.half_life_days, newest)
+    half_life_days = config.half_life_days if real_E.any() else None
+    return TransitionRule(config.window, config.backward, config.longest, half_life_days, newest)
 
 
 def trained_until(events: Events, domain: int) -> float | None:
@@ -135,7 +139,7 @@ def _train(events: Events, domain: int) -> npt.NDArray[np.bool_]:
 
 
 def _trained(events: Events) -> npt.NDArray[np.bool_]:
-    """All train events, those for the user router included: they are subtracted where it learns from them. bool[E]."""
+    """All train events, those for the routers included: subtracted where memory's learns from them. bool[E]."""
     trained_E: npt.NDArray[np.bool_] = np.isin(events.part_E, (Part.TRAIN, Part.ROUTER))
     return trained_E
 

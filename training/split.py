@@ -2,7 +2,7 @@
 
 Per (user, domain) with at least 3 events the last is test, the one before is validation, the rest is train; or, by
 calendar time, all before one moment is train, up to another one validation, and the rest test. Of some users the last
-train event can be held out for the user router. Times below ``POSITION_LIMIT`` are positions, not times: such
+train event can be held out for the routers. Times below ``POSITION_LIMIT`` are positions, not times: such
 a (user, domain) is never merged with other domains.
 Knows nothing of files or models. Shape legend: E events of all domains.
 """
@@ -27,7 +27,8 @@ class Part(IntEnum):
     """What an event serves. CONTEXT: history only, never counted: of a (user, domain) with fewer than 3 events, or,
     where calendar time splits, with positions for times.
 
-    ROUTER: a train event that is held out from all that learns, the user router alone excepted.
+    ROUTER: a train event that no gradient but those of the routers learns. Counts hold it; where memory's shares and
+    router learn from it, they leave it out.
     """
 
     TRAIN = 0
@@ -140,7 +141,7 @@ def split_events(dataset: Dataset, calendar: CalendarSplit | None = None) -> Eve
 
 
 def hold_out(events: Events, share: float, most: int, seed: int) -> Events:
-    """Set train events aside for the user router, so that no expert, adapter or count learns them.
+    """Set train events aside for the routers, so that no expert or adapter learns them.
 
     In every domain a share of the (user, domain) pairs with at least 4 events, drawn by the seed, gives its last train
     event. An item's only train event stays: nothing else would be known of the item.

@@ -4,7 +4,7 @@ Two batches for each query that asks for it: the prompt once for each item, with
 prompt once for each item of the history that was read, without that one, searched among the recommended items alone. So
 a history of H items costs about as much as H requests. Nothing else pays for it.
 
-Shapes: M distributions (0 universal, 1 the domain's), K items, L levels, D hidden width.
+Shapes: M distributions (0 universal, 1 the domain's), K items, L levels, V codes of a level, D hidden width.
 """
 
 import math
@@ -13,15 +13,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from sidera.decoding.leaf_filter import LeafSet
-from sidera.explain.item_explanation import CodeProbability, HistoryEffect, ItemExplanation, Parts
-from sidera.item_scores import read_codes
+from sidera.explain.item_explanation import CodeProbability, HistoryEffect, ItemExplanation, OtherCode, Parts
+from sidera.item_scores import read_levels
 from sidera.items.neighbours import Found
 from sidera.queries import Query, Recommendation
 
 if TYPE_CHECKING:
     from sidera.recommender import Recommender, Understood
+
+OTHER_CODES = 3
+"""Codes that are told beside each code of an item."""
 
 
 def explained(recommender: "Recommender", query: Query, asked: "Understood", answer: Recommendation) -> Recommendation:
@@ -50,18 +54,40 @@ def _codes(
     model, count = recommender.model, len(leaves)
     mixture = model.mixture([query.domain]).repeated(0, count)
     leaves_K = torch.tensor(leaves, device=model.device)
-    log_mass_MKL, hidden_MKD = read_codes(
+    levels, codes_LK, hidden_MKD = read_levels(
         model, recommender.tables, [asked.prompt] * count, leaves_K, mixture.adapters_B
     )
     num = mixture.num_distributions
     log_weights_MK = mixture.log_weights(hidden_MKD[-num:])
+    steps = [
+        _step(logprobs_MKV, codes_K, log_weights_MK) for logprobs_MKV, codes_K in zip(levels, codes_LK, strict=True)
+    ]
+    log_mass_MKL = torch.stack([own_MK for own_MK, _ in steps], dim=2)
     chance_K = torch.logsumexp(log_mass_MKL[-num:].sum(dim=2) + log_weights_MK, dim=0).exp()
     alone = float(mixture.adapters_B is not None)
     gamma = alone if num == 1 else float(log_weights_MK[1, 0].exp())
     universal, *domain = log_mass_MKL.exp().tolist()
     own = domain[0] if domain else [[None] * len(sid) for sid in sids]
-    codes = [tuple(map(CodeProbability, *of_item)) for of_item in zip(sids, universal, own, strict=True)]
+    others = zip(*(beside for _, beside in steps), strict=True)
+    codes = [tuple(map(CodeProbability, *of_item)) for of_item in zip(sids, universal, own, others, strict=True)]
     return codes, gamma, chance_K.tolist()
+
+
+def _step(logprobs_MKV: Tensor, codes_K: Tensor, log_weights_MK: Tensor) -> tuple[Tensor, list[tuple[OtherCode, ...]]]:
+    """Of one level: the log-probability of each item's code, float32[M, K], and for each item the likeliest others."""
+    own_MK = logprobs_MKV.gather(2, codes_K.expand(len(logprobs_MKV), -1)[..., None])[..., 0]
+    num = len(log_weights_MK)
+    mixed_KV = torch.logsumexp(logprobs_MKV[-num:] + log_weights_MK[..., None], dim=0)
+    mixed_KV = mixed_KV.scatter(1, codes_K[:, None], -math.inf)
+    log_chance_KO, other_KO = mixed_KV.topk(min(OTHER_CODES, mixed_KV.shape[1]), dim=1)
+    chances_MKO = logprobs_MKV.gather(2, other_KO.expand(len(logprobs_MKV), -1, -1)).exp()
+    universal, *domain = chances_MKO.tolist()
+    own = domain[0] if domain else [[None] * other_KO.shape[1]] * len(other_KO)
+    beside = []
+    for row, there in enumerate(log_chance_KO.isfinite().tolist()):
+        of_item = zip(other_KO[row].tolist(), universal[row], own[row], there, strict=True)
+        beside.append(tuple(OtherCode(code, shared, alone) for code, shared, alone, is_there in of_item if is_there))
+    return own_MK, beside
 
 
 def _parts(

@@ -4,17 +4,28 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class OtherCode:
+    """A code that could have stood there, with the same probabilities."""
+
+    code: int
+    universal: float
+    domain: float | None
+
+
+@dataclass(frozen=True)
 class CodeProbability:
     """The probability of one code of a SID, given the codes before it, among the codes that exist behind them.
 
     Attributes:
         universal: with the universal weights.
         domain: with the domain's; None where they have no part.
+        others: the likeliest other codes there, the likeliest first.
     """
 
     code: int
     universal: float
     domain: float | None
+    others: tuple[OtherCode, ...] = ()
 
 
 @dataclass(frozen=True)

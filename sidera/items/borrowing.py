@@ -81,7 +81,7 @@ class Borrowers:
             return followers
         borrowed_X = borrowing * borrowed_X
         if delta.entries:
-            borrowed_X *= np.maximum(0, 1 - delta.lengths(borrower_X) / OWN_FOLLOWERS)
+            borrowed_X *= np.maximum(0, 1 - delta.brought(borrower_X) / OWN_FOLLOWERS)
         found_S, shared_S = summed(np.concatenate([item_S, borrower_X]), np.concatenate([mass_S, borrowed_X]))
         return found_S, shared_S * (mass_S.sum() / shared_S.sum())
 

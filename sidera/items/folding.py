@@ -83,6 +83,8 @@ def moved(leaves: Leaves, before: Leaves, plain: Leaves) -> Leaves:
     """
     if leaves.base is not before.base:
         raise CatalogError("the catalog was read anew while it was folded; fold it again")
+    if plain is before:  # there was nothing to fold
+        return leaves
     if leaves is before:
         return plain
     later = (domain for domain in leaves.roots if domain not in plain.roots)

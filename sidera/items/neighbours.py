@@ -107,18 +107,20 @@ class Neighbours:
 
     def with_transitions(self, delta: TransitionDelta, now: float | None = None) -> "Neighbours":
         """The same with other counts of events, whose transitions are those of :attr:`rule`. Costs nothing."""
-        return replace(self, delta=delta, now=now)
+        made = replace(self, delta=delta, now=now)
+        if "_borrowers" in vars(self):
+            # Events change nothing of it, and making it takes time with all items that joined.
+            vars(made)["_borrowers"] = self._borrowers
+        return made
 
     @cached_property
     def _grown(self) -> GrownTransitions:
         return GrownTransitions(self.transitions, self.delta, self.rule.longest)
 
     @cached_property
-    def _smoothing(self) -> float:
-        """In counts of the reference: all fade alike, so only what they are compared with changes."""
-        if self.now is None:
-            return self.reading.smoothing
-        return self.reading.smoothing * float(self.rule.freshness(self.now))
+    def _fresh(self) -> float:
+        """What a count of now is worth beside one of the reference: all fade alike, so counts stay as they are."""
+        return 1.0 if self.now is None else float(self.rule.freshness(self.now))
 
     @cached_property
     def _borrowers(self) -> Borrowers | None:
@@ -130,8 +132,8 @@ class Neighbours:
 
     def followers(self, numbers: Sequence[int]) -> Found:
         """What followed these items, oldest first; masses sum to at most 1, and to 0 where nothing did."""
-        found = read_lists(self._grown.of, numbers, self.reading, self._smoothing)
-        if self._borrowers is None or not self.reading.borrowing or not len(found[0]):
+        found = read_lists(self._grown.of, numbers, self.reading, self.reading.smoothing * self._fresh)
+        if not self.reading.borrowing or not len(found[0]) or self._borrowers is None:
             return found
         return self._borrowers.shared(found, self.reading.borrowing, self.delta)
 
@@ -141,7 +143,7 @@ class Neighbours:
 
     def features(self, numbers: Sequence[int], followers: Found, likes: Found) -> npt.NDArray[np.float64]:
         """What a router reads of a history: float64[F], see :mod:`sidera.items.memory_router`."""
-        counts = [float(self._grown.of(number)[1].sum()) for number in reversed(numbers[-3:])]
+        counts = [float(self._grown.of(number)[1].sum()) / self._fresh for number in reversed(numbers[-3:])]
         newest = numbers[-1] if numbers else -1
         popularity = float(self.popularity[newest]) if 0 <= newest < len(self.popularity) else 0.0
         return features_of(counts, len(numbers), followers, likes, popularity)

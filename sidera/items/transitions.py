@@ -7,7 +7,8 @@ distance^-0.5 to the transition from the former item to the latter, and a share 
 Counts of events are whole multiples of 2^-20. So adding and subtracting them is exact in any order: what is left after
 events were taken back is what would be there had they never come.
 
-Shapes: E events, X transitions, K followers of one item. Items go by number.
+Shapes: E events, X transitions (or some items), Y entries of a run, Z some of them, K followers of one item. Items go
+by number.
 """
 
 from collections.abc import Iterator, Sequence
@@ -140,7 +141,7 @@ class TransitionDelta:
 
     The entries lie in a few sorted runs; a new one is merged with those that are no more than twice as long, so a
     change costs what it brings, and now and then more. Where there are more than ``most`` entries, the smallest counts
-    are forgotten.
+    are forgotten; what is taken back of a forgotten one leaves it below 0.
 
     Attributes:
         most: entries at the most, 16 bytes each.
@@ -196,13 +197,17 @@ class TransitionDelta:
         key_K, units_K = found[0] if len(found) == 1 else _merged(found)
         return (key_K & 0xFFFFFFFF).astype(np.int64), (units_K * _UNIT).astype(np.float64)
 
-    def lengths(self, numbers_X: npt.NDArray[np.integer]) -> Integers:
-        """How many followers items have, those in several runs as often: int64[X]."""
+    def brought(self, numbers_X: npt.NDArray[np.integer]) -> Integers:
+        """How many followers with a count above 0 items have, those in several runs as often: int64[X]."""
         first_X = np.asarray(numbers_X, dtype=np.int64) << 32
-        length_X = np.zeros(len(first_X), dtype=np.int64)
-        for key_X, _ in self.runs:
-            length_X += key_X.searchsorted(first_X + (1 << 32)) - key_X.searchsorted(first_X)
-        return length_X
+        brought_X = np.zeros(len(first_X), dtype=np.int64)
+        for key_Y, units_Y in self.runs:
+            begin_X, end_X = key_Y.searchsorted(first_X), key_Y.searchsorted(first_X + (1 << 32))
+            length_X = end_X - begin_X
+            row_Z = np.repeat(np.arange(len(first_X)), length_X)
+            place_Z = np.arange(len(row_Z)) - np.repeat(np.cumsum(length_X) - length_X - begin_X, length_X)
+            brought_X += np.bincount(row_Z[units_Y[place_Z] > 0], minlength=len(first_X))
+        return brought_X
 
     def __iter__(self) -> Iterator[tuple[int, int, float]]:
         """Item before, item after and count of every entry that is not 0."""

@@ -69,7 +69,7 @@ def domain_words(catalog: Catalog, domain: str) -> WordCounts:
         UnknownDomainError: the catalog does not hold the domain.
     """
     index = catalog.index(domain)
-    sample = index.numbers_of(_spread(0, index.num_leaves, SAMPLED_ITEMS))
+    sample = index.numbers_of(spread(0, index.num_leaves, SAMPLED_ITEMS))
     return count_words(words for _, words in _shown(catalog, domain, sample))
 
 
@@ -88,14 +88,14 @@ def trie_node(catalog: Catalog, domain: str, prefix: Sequence[int], everywhere: 
     codes_K, begin_K1 = _children(catalog, index, prefix)
     everywhere = everywhere or domain_words(catalog, domain)
     most = max(SAMPLED_ITEMS // len(codes_K), _LEAST_SAMPLED)
-    samples = [_spread(begin, end, most) for begin, end in itertools.pairwise(begin_K1)]
+    samples = [spread(begin, end, most) for begin, end in itertools.pairwise(begin_K1)]
     shown = _shown(catalog, domain, index.numbers_of(np.concatenate(samples)))
     children, behind = [], 0
     for code, sample, size in zip(codes_K, samples, np.diff(begin_K1).tolist(), strict=True):
         own, behind = shown[behind : behind + len(sample)], behind + len(sample)
         inside = count_words(words for _, words in own)
         words = standing_out(inside, WordCounts.total([everywhere, inside]), _MOST_WORDS)
-        examples = [own[place][0] for place in _spread(0, len(own), _EXAMPLES).tolist()]
+        examples = [own[place][0] for place in spread(0, len(own), _EXAMPLES).tolist()]
         children.append(ChildNode(code, size, tuple(words), tuple(examples)))
     return TrieNode(tuple(prefix), begin_K1[-1] - begin_K1[0], tuple(children))
 
@@ -120,7 +120,29 @@ def _children(catalog: Catalog, index: DomainIndex, prefix: Sequence[int]) -> tu
     raise AssertionError("the loop returns at its last turn")
 
 
-def _spread(begin: int, end: int, most: int) -> npt.NDArray[np.int64]:
+def prefix_ranges(catalog: Catalog, domain: str, sid: Sequence[int]) -> list[tuple[int, int]]:
+    """Where the leaves of a domain lie that begin like a SID: with no code alike, with one, and so on while there are.
+
+    Each range is of leaves of the domain, from the first to before the last.
+
+    Raises:
+        UnknownDomainError: the catalog does not hold the domain.
+    """
+    index, tables = catalog.index(domain), catalog.tables()
+    node = int(tables.ancestors(torch.tensor([index.first_leaf]))[0, 0])
+    ranges = [(0, index.num_leaves)]
+    for level, wanted in enumerate(sid[: tables.num_levels]):
+        begin, end = tables.first_child[level][torch.tensor([node, node + 1])].tolist()
+        codes_K = tables.codes[level][slice(begin, end)].tolist()
+        if wanted not in codes_K:
+            break
+        node = begin + codes_K.index(wanted)
+        first, behind = (tables.leaf_begin[level + 1][torch.tensor([node, node + 1])] - index.first_leaf).tolist()
+        ranges.append((first, behind))
+    return ranges
+
+
+def spread(begin: int, end: int, most: int) -> npt.NDArray[np.int64]:
     """At most so many different places from ``begin`` to before ``end``, evenly spaced."""
     count = min(most, end - begin)
     places: npt.NDArray[np.int64] = begin + (np.arange(count) * (end - begin)) // max(count, 1)

@@ -105,3 +105,9 @@ def test_experts_are_reported_alone_in_pairs_and_together(tiny_bundle: Path, tin
         assert experts["all"]["ndcg@10"] == pytest.approx(part["rankers"]["sidera"]["ndcg@10"], abs=0.02), name
         assert set(experts["all"]["slices"]) == set(part["slices"])
     assert report == plain
+
+
+def test_no_experts_are_told_of_a_domain_that_training_never_saw(tiny_bundle: Path, tmp_path: Path) -> None:
+    data = tiny.write_data(tmp_path, {"plays": 24}, users=20)
+    report = evaluate_bundle(tiny_bundle, data, "cpu", ["plays"], new=True, experts=True).report
+    assert report["domains"]["plays"]["experts"] == {}, "its parts are mixed by another rule"

@@ -104,3 +104,9 @@ def test_older_transitions_have_faded_where_times_are_real() -> None:
     assert transitions_of(events, 0, 4, rule).toarray()[A].tolist() == pytest.approx([0, 0.5, 1, 0])
     positions = replace(events, real_time_E=np.zeros(4, dtype=bool))
     assert transitions_of(positions, 0, 4, rule).toarray()[A].tolist() == pytest.approx([0, 1, 1, 0])
+
+
+def test_where_times_are_positions_nothing_fades() -> None:
+    positions = replace(events_of(("tt", [A, B])), real_time_E=np.zeros(2, dtype=bool))
+    rule = rule_of(NeighboursConfig(half_life_days=10.0), positions)
+    assert rule.freshness(1.7e9) == 1.0

@@ -101,6 +101,34 @@ def test_the_parts_sum_to_the_items_probability_and_the_codes_give_the_language_
             assert parts == Parts(parts.language_model)
 
 
+def test_the_codes_beside_an_items_own_are_the_likeliest_that_items_have_there(
+    model: LanguageModel, catalog: Catalog
+) -> None:
+    recommender = Recommender(model, catalog, 4, 40)
+    sids = [tuple(sid) for sid in catalog.sids("films").tolist()]
+    query = Query("films", HISTORY, COUNTS["films"], exclude_history=False)
+    found = {item.sid: why for item, why in explained(recommender, query)}
+    assert len(found) == COUNTS["films"]
+    for sid, why in found.items():
+        for level, step in enumerate(why.codes):
+            beside = {
+                other[level]: other for other in sids if other[:level] == sid[:level] and other[level] != sid[level]
+            }
+            chance = {
+                code: (found[other].codes[level].universal, found[other].codes[level].domain)
+                for code, other in beside.items()
+            }
+            assert len(step.others) == min(3, len(chance))
+            for one in step.others:
+                assert (one.universal, one.domain) == pytest.approx(chance[one.code], abs=1e-5)
+
+            def mixed(pair: tuple[float, float | None], gamma: float = why.gamma) -> float:
+                return (1 - gamma) * pair[0] + gamma * (pair[1] or 0.0)
+
+            told = [mixed((one.universal, one.domain)) for one in step.others]
+            assert told == pytest.approx(sorted(map(mixed, chance.values()), reverse=True)[:3], abs=1e-5)
+
+
 def test_each_part_is_what_it_is_named_after(model: LanguageModel, catalog: Catalog, neighbours: Neighbours) -> None:
     recommender = Recommender(model, catalog, 4, 40, neighbours)
     numbers = [catalog.find("films", item_id) for item_id in ("films-3", "films-5")]

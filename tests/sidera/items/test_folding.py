@@ -129,6 +129,14 @@ def test_a_catalog_without_any_item_stays_as_it_is() -> None:
     assert nothing.folded().overlay == nothing.overlay == 20
 
 
+def test_items_that_were_deleted_stay_away_where_one_joins_while_a_catalog_without_items_is_folded() -> None:
+    nothing = after(bundle(), [("leave", [(domain, place) for domain in "ab" for place in range(0, 20, 2)])])
+    changed = after(nothing, [("join", [("a", 1)])])
+    swapped = changed.moved(nothing, nothing.folded())
+    assert len(swapped) == 1
+    assert_same(swapped, changed)
+
+
 def test_the_tries_are_read_in_pieces_and_a_pause_can_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folding, "PIECE", 3)
     before = after(bundle(), [("join", [("a", 1), ("c", 3), ("c", 5)]), ("leave", [("b", 2)])])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sidera.errors import CatalogError
+from sidera.items.borrowing import Borrowers
 from sidera.items.memory_router import FEATURES, MemoryRouter
 from sidera.items.neighbours import (
     GrownLists,
@@ -16,6 +17,7 @@ from sidera.items.neighbours import (
     load_neighbours,
     save_neighbours,
 )
+from sidera.items.transitions import TransitionDelta
 
 FOLLOWERS = {0: {1: 3.0, 2: 1.0}, 1: {0: 2.0}}
 ALIKE = {0: {3: 0.5}, 2: {3: 0.25, 0: 0.75}}
@@ -127,3 +129,22 @@ def test_borrowing_is_a_setting(tmp_path: Path) -> None:
     assert as_dict(without.followers([0])) == pytest.approx({1: 0.75, 2: 0.25})
     borrowed = replace(made(decay=0.0, borrowing=1.0), borrowers=lent)
     assert as_dict(borrowed.followers([0])) == pytest.approx({1: 0.75 / 1.375, 2: 0.25 / 1.375, 3: 0.375 / 1.375})
+
+
+def test_who_borrows_is_found_once_however_often_events_change_the_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[NeighbourLists] = []
+    of = Borrowers.of
+
+    def noted(base: NeighbourLists, similar: GrownLists) -> Borrowers:
+        found.append(base)
+        return of(base, similar)
+
+    monkeypatch.setattr(Borrowers, "of", noted)
+    neighbours = replace(made(decay=0.0, borrowing=1.0), borrowers=lists_of({1: {3: 0.5}}))
+    before = as_dict(neighbours.followers([0]))
+    for now in range(3):
+        neighbours = neighbours.with_transitions(TransitionDelta(), float(now))
+        assert as_dict(neighbours.followers([0])) == before
+    assert len(found) == 1
+    joined = GrownLists(neighbours.similar.base, {4: (np.array([2], np.int32), np.array([1.0], np.float32))})
+    assert set(as_dict(neighbours.with_similar(joined).followers([0]))) == {1, 2, 3, 4}

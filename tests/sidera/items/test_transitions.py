@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidera.errors import CatalogError
+from sidera.items.memory_reading import NOTHING
 from sidera.items.neighbours import GrownLists, NeighbourLists, Neighbours, Reading, Shares, save_neighbours
 from sidera.items.transitions import TransitionDelta, TransitionRule, pairs_of
 
@@ -115,6 +116,15 @@ def test_where_entries_are_too_many_the_smallest_counts_are_forgotten() -> None:
     assert min(count for _, _, count in delta) > 450
 
 
+def test_followers_are_brought_by_counts_above_0_alone() -> None:
+    delta = TransitionDelta().added(
+        np.array([A, A, B, C, C]), np.array([B, C, 3, 4, 5]), np.array([1.0, -1.0, -2.0, 1.0, 2.0])
+    )
+    assert len(delta.runs) == 1
+    assert delta.brought(np.array([C, A, 9, B])).tolist() == [2, 1, 0, 0]
+    assert TransitionDelta().brought(np.array([A])).tolist() == [0]
+
+
 def neighbours(counts: dict[int, dict[int, float]], **more: object) -> Neighbours:
     rows = [counts.get(item, {}) for item in range(4)]
     lists = NeighbourLists(
@@ -156,6 +166,13 @@ def test_old_counts_are_worth_less_beside_the_smoothing() -> None:
     rule = TransitionRule(half_life_days=10.0)
     base = neighbours({A: {B: 2.0}}, rule=rule)
     assert followers(base.with_transitions(TransitionDelta(), now=10 * DAY), A) == pytest.approx({B: 2 / (2 + 2)})
+
+
+def test_a_router_reads_counts_that_have_faded() -> None:
+    base = neighbours({A: {B: 2.0}}, rule=TransitionRule(half_life_days=10.0))
+    later = base.with_transitions(TransitionDelta(), now=10 * DAY)
+    assert base.features([A], NOTHING, NOTHING)[0] == pytest.approx(np.log1p(2.0))
+    assert later.features([A], NOTHING, NOTHING)[0] == pytest.approx(np.log1p(1.0))
 
 
 def test_counts_of_events_are_not_written_into_a_bundle(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from sidera.catalog import Catalog, CatalogItem, create_catalog
 from sidera.errors import CatalogError, UnknownDomainError
-from sidera.items.trie_nodes import SAMPLED_ITEMS, trie_node
+from sidera.items.trie_nodes import SAMPLED_ITEMS, prefix_ranges, trie_node
 
 SIDS = list(itertools.product(range(3), range(4)))
 
@@ -64,3 +64,10 @@ def test_large_nodes_are_sampled_and_their_sizes_exact() -> None:
     root = trie_node(create_catalog(items, (128, 128)), "d", ())
     assert root.items == count
     assert {child.items for child in root.children} == {128}
+
+
+def test_the_ranges_of_a_sid_narrow_code_by_code_as_long_as_items_begin_so() -> None:
+    changed = catalog().with_changes(2, removed=[("drama", "drama-0")], items=[item(3)])
+    assert prefix_ranges(changed, "drama", (1, 1)) == [(0, 7), (3, 5), (4, 5)]
+    assert prefix_ranges(changed, "drama", (2, 3)) == [(0, 7), (5, 7)]
+    assert prefix_ranges(changed, "comedy", (9, 0)) == [(0, 7)]
