@@ -1,4 +1,4 @@
-"""What is read of a catalog beside recommending: items by words, nodes of the tries, stored users.
+"""What is read of a catalog beside recommending: items by words, nodes of the tries, fields, a map, stored users.
 
 All of it is computed in one thread of its own, one view after another, so the engines and the event loop are not held
 up and so many open pages cost no more than one. What is kept of a bundle (the index of words above all) is made when it
@@ -8,20 +8,24 @@ is first asked for, and let go with the bundle.
 import asyncio
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
+
+import numpy as np
 
 from service.bundles.generation import Generation
 from service.errors import ForbiddenError, NotFoundError, NotReadyError, QueueFullError
 from service.settings import Settings
 from sidera.bundle import Bundle, open_bundle
 from sidera.catalog import Catalog
-from sidera.errors import BundleError
+from sidera.errors import BundleError, CatalogError
 from sidera.explain.code_words import WordCounts
+from sidera.items.code_map import ItemMap, NearItem, item_map, near_items
+from sidera.items.item_fields import DomainFields, domain_fields
 from sidera.items.item_search import FoundItem, LiveItemSearch
 from sidera.items.trie_nodes import TrieNode, domain_words, trie_node
 
@@ -40,7 +44,9 @@ class _Kept:
 
     index: "Future[LiveItemSearch] | None" = None
     search: LiveItemSearch | None = None
-    words: dict[str, tuple[int, WordCounts]] | None = None
+    words: dict[str, tuple[int, WordCounts]] = field(default_factory=dict)
+    fields: dict[str, tuple[int, DomainFields]] = field(default_factory=dict)
+    map: tuple[int, ItemMap] | None = None
 
 
 class CatalogViews:
@@ -88,12 +94,70 @@ class CatalogViews:
 
         def read() -> tuple[TrieNode, int]:
             catalog = running.catalog.catalog
-            kept.words = {} if kept.words is None else kept.words
             version, words = kept.words.get(domain, (None, None))
             if words is None or version != catalog.version:
                 words = domain_words(catalog, domain)
                 kept.words[domain] = catalog.version, words
             return trie_node(catalog, domain, prefix, words), catalog.version
+
+        return await self._run(read)
+
+    async def fields(self, running: Generation, domain: str) -> tuple[DomainFields, int]:
+        """The fields of a domain's items, and the version of the catalog that they are of.
+
+        Raises:
+            UnknownDomainError: the catalog does not hold the domain.
+            QueueFullError: too many views wait.
+        """
+        kept = self._kept_of(running)
+
+        def read() -> tuple[DomainFields, int]:
+            catalog = running.catalog.catalog
+            version, told = kept.fields.get(domain, (None, None))
+            if told is None or version != catalog.version:
+                told = domain_fields(catalog, domain)
+                kept.fields[domain] = catalog.version, told
+            return told, catalog.version
+
+        return await self._run(read)
+
+    async def map(self, running: Generation) -> tuple[ItemMap, Catalog]:
+        """The map of the items, made once for each version of the catalog, and the catalog that it is of.
+
+        Raises:
+            QueueFullError: too many views wait.
+        """
+        kept = self._kept_of(running)
+
+        def read() -> tuple[ItemMap, Catalog]:
+            catalog = running.catalog.catalog
+            if kept.map is None or kept.map[0] != catalog.version:
+                kept.map = catalog.version, item_map(catalog, running.code_vectors)
+            return kept.map[1], catalog
+
+        return await self._run(read)
+
+    async def near(
+        self, running: Generation, sids: Sequence[Sequence[int]], most: int, without: str | None
+    ) -> tuple[list[list[NearItem]], int]:
+        """The items near each SID, and the version of the catalog that they are of.
+
+        Raises:
+            CatalogError: a SID has another number of codes, or a code that there is not.
+            QueueFullError: too many views wait.
+        """
+
+        def read() -> tuple[list[list[NearItem]], int]:
+            catalog = running.catalog.catalog
+            sizes = catalog.codebook_sizes
+            for row, sid in enumerate(sids):
+                if len(sid) != len(sizes) or any(code >= size for code, size in zip(sid, sizes, strict=True)):
+                    raise CatalogError(
+                        f"row {row} is no semantic ID of this bundle: it has {len(sizes)} codes, each below that of "
+                        f"{', '.join(map(str, sizes))}"
+                    )
+            sids_SL = np.array(sids, dtype=np.int32)
+            return near_items(catalog, sids_SL, most, running.code_vectors, without), catalog.version
 
         return await self._run(read)
 

@@ -1,4 +1,7 @@
-"""``/search``, ``/codes``, ``/evaluation_users`` and ``/report``: what a person looks at beside recommendations."""
+"""``/search``, ``/codes``, ``/fields``, ``/near``, ``/map``, ``/evaluation_users`` and ``/report``.
+
+What a person looks at beside recommendations.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,8 +22,17 @@ from service.view_schemas import (
     EvaluationUser,
     EvaluationUsersAnswer,
     ExampleAnswer,
+    FieldAnswer,
+    FieldsAnswer,
+    FieldsRequest,
+    FieldValueAnswer,
     FoundItemAnswer,
+    MapAnswer,
+    MappedItem,
     NamedItem,
+    NearAnswer,
+    NearItemAnswer,
+    NearRequest,
     SearchAnswer,
     SearchRequest,
 )
@@ -79,6 +91,79 @@ def view_router() -> APIRouter:
                     for child in node.children
                 ],
                 catalog_version=version,
+            )
+        )
+
+    @router.post("/fields", operation_id="fields", summary="What items can be filtered by", response_model=FieldsAnswer)
+    async def fields(body: FieldsRequest, request: Request, context: Context) -> Response:
+        """Return the fields of a domain's items with their frequent values, from a sample of at most 2048 items."""
+        running = context.runtime.running()
+        try:
+            told, version = await _views(request).fields(running, body.domain)
+        except UnknownDomainError as error:
+            raise request_error(error) from error
+        return context.answer(
+            FieldsAnswer(
+                domain=body.domain,
+                sampled_items=told.sampled,
+                fields=[
+                    FieldAnswer(
+                        name=one.name,
+                        items=one.items,
+                        values=[FieldValueAnswer(value=value, items=items) for value, items in one.values],
+                        min=one.least,
+                        max=one.most,
+                    )
+                    for one in told.fields
+                ],
+                catalog_version=version,
+            )
+        )
+
+    @router.post("/near", operation_id="near", summary="Items near semantic IDs", response_model=NearAnswer)
+    async def near(body: NearRequest, request: Request, context: Context) -> Response:
+        """Return the known items whose codes stand for nearly the same, for semantic IDs that need not be any item's.
+
+        Of a large domain, those items are compared that begin with the same codes.
+        """
+        running = context.runtime.running()
+        try:
+            found, version = await _views(request).near(running, body.sids, body.num_results, body.except_domain)
+        except CatalogError as error:
+            raise InvalidRequestError(str(error), field="sids") from error
+        results = [
+            [
+                NearItemAnswer(
+                    domain=one.domain,
+                    item_id=one.item_id,
+                    title=one.title,
+                    sid=list(one.sid),
+                    similarity=one.similarity,
+                    shared_codes=one.shared,
+                )
+                for one in own
+            ]
+            for own in found
+        ]
+        return context.answer(NearAnswer(results=results, catalog_version=version))
+
+    @router.get("/map", operation_id="map", summary="A map of the items", response_model=MapAnswer)
+    async def item_map(request: Request, context: Context) -> Response:
+        """Return a sample of the items in two dimensions: items whose codes stand for nearly the same lie together.
+
+        It is made once for each version of the catalog.
+        """
+        drawn, catalog = await _views(request).map(context.runtime.running())
+        items = [
+            MappedItem(domain=one.domain, item_id=one.item_id, title=one.title, sid=list(one.sid), x=one.x, y=one.y)
+            for one in drawn.items
+        ]
+        return context.answer(
+            MapAnswer(
+                items=items,
+                catalog_items=len(catalog),
+                variance=list(drawn.variance),
+                catalog_version=catalog.version,
             )
         )
 

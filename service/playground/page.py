@@ -39,6 +39,7 @@ def playground_router() -> APIRouter:
     router = APIRouter(include_in_schema=False, dependencies=[needs_no_key()])
     files = _files()
 
+    @router.get("/")
     @router.get(PAGE_FOLDER.rstrip("/"))
     async def folder() -> Response:
         return RedirectResponse("playground/", 307)

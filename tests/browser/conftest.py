@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from service.app import create_app
 from service.catalog.store import SqlStore
 from service.serving import Serving, listen
-from sidera.explain.item_explanation import CodeProbability, HistoryEffect, ItemExplanation, Parts
+from sidera.explain.item_explanation import CodeProbability, HistoryEffect, ItemExplanation, OtherCode, Parts
 from tests.service.fakes import FakeModel, bundle_items, film, settings
 from tests.service.playground.bundles import bundle_with_users
 
@@ -46,7 +46,7 @@ def served(folder: Path, **changes: Any) -> Iterator[str]:
     model = FakeModel(items)
     model.description = description
     model.explanation = ItemExplanation(
-        (CodeProbability(0, 0.5, 0.6), CodeProbability(0, 0.25, 0.4)),
+        (CodeProbability(0, 0.5, 0.6, (OtherCode(3, 0.2, 0.3),)), CodeProbability(0, 0.25, 0.4)),
         0.4,
         Parts(0.1, 0.05, 0.0, 0.01),
         (HistoryEffect(0, "drama", "drama-3", 0.7),),

@@ -1,15 +1,26 @@
 // "Codes": what the semantic IDs of a domain stand for, level by level.
 
 import { post } from "./api.js";
+import { compare } from "./compare.js";
 import { bar, count, empty, fresh, h, named, waiting } from "./dom.js";
 import { finder } from "./finder.js";
+import { itemMap } from "./map.js";
 import { state } from "./state.js";
 import { trouble } from "./trouble.js";
+import { zoom } from "./zoom.js";
 
 export function codesView(root) {
   let running = new AbortController();
+  const [compared, stopCompare] = compare();
+  const [mapped, stopMap] = itemMap((item) => {
+    domain = select.value = item.domain;
+    begin(item.sid, item);
+    columns.scrollIntoView({ block: "center" });
+    columns.focus({ preventScroll: true });
+  });
   let domain = state.domain;
-  const columns = h("div", { class: "columns" });
+  const columns = h("div", { class: "columns", tabindex: "-1" });
+  const zoomed = zoom((prefix) => begin(prefix));
   const levels = state.info.tokenizer.codebook_sizes.length;
   const select = h("select", { id: fresh("domain"), onchange: () => { domain = select.value; begin([]); } },
     state.info.domains.map(({ name }) => h("option", { value: name }, name)));
@@ -18,13 +29,14 @@ export function codesView(root) {
     h("p", { class: "lead" }, `An item's semantic ID is ${levels} codes, from coarse to fine: items that begin alike are alike. Open a code to see what lies below it; the words are those that stand out there.`),
     h("div", { class: "row" }, h("div", { class: "grow" }, h("label", { for: select.id }, "Domain"), select),
       h("div", { class: "grow" }, finder({ label: "Go to an item", hint: "Words of a title, or an id", domain: () => domain, onpick: (item) => begin(item.sid, item) }))),
-    h("div", { class: "gap" }), columns);
+    h("div", { class: "gap" }), zoomed.box, columns, h("div", { class: "gap" }), compared, mapped);
 
   async function begin(sid, item) {
     running.abort();
     running = new AbortController();
     const { signal } = running;
     columns.replaceChildren();
+    zoomed.cut(0);
     for (let level = 0; level < levels; level += 1) {
       if (level > 0 && sid.length < level) break;
       await column(sid.slice(0, level), sid[level], signal, item);
@@ -40,6 +52,7 @@ export function codesView(root) {
       const most = Math.max(...answer.codes.map((code) => code.items));
       const rows = answer.codes.slice().sort((one, other) => other.items - one.items || one.code - other.code);
       const last = prefix.length === levels - 1;
+      zoomed.add(answer, rows, chosen);
       box.replaceChildren(
         h("h2", {}, prefix.length ? prefix.join(" · ") : "All items"),
         h("p", { class: "soft small" }, `${count(answer.items)} ${answer.items === 1 ? "item" : "items"}, ${answer.codes.length} ${answer.codes.length === 1 ? "code" : "codes"} at level ${prefix.length + 1}`),
@@ -57,6 +70,7 @@ export function codesView(root) {
       const own = event.currentTarget, box = own.closest(".column");
       while (box.nextSibling) box.nextSibling.remove();
       box.querySelectorAll(".code").forEach((one) => one.setAttribute("aria-pressed", String(one === own)));
+      zoomed.cut(prefix.length + 1, code.code);
       if (!last) await column([...prefix, code.code], undefined, running.signal);
     };
     const examples = last && chosen && item ? named(item) : code.examples.map(named).join(", ");
@@ -68,5 +82,5 @@ export function codesView(root) {
 
   if (!state.info.domains.length) columns.replaceChildren(empty("No items yet", "Register some under New domain."));
   else begin([]);
-  return () => running.abort();
+  return () => { running.abort(); stopCompare(); stopMap(); };
 }

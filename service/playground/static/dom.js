@@ -45,6 +45,9 @@ export const percent = (share) =>
 
 export const count = (number) => number.toLocaleString("en");
 
+// A small button that takes something away again.
+export const chip = (text, name, onclick) => h("li", {}, h("span", {}, text), h("button", { type: "button", class: "plain", "aria-label": name, onclick }, "✕"));
+
 export const named = (item) => item.title || item.item_id;
 
 export const codes = (sid) => sid.join(" · ");

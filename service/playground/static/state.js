@@ -8,6 +8,8 @@ export const state = {
   history: [], // { domain, item_id, title }, oldest first
   results: 10,
   excludeHistory: true,
+  excluded: [], // { domain, item_id, title } that must not come back
+  filters: {}, // by domain, by field: a list of values, or { min, max }
   target: null, // what an evaluation user took next
   answer: null, // the last recommendations, and the request that they answer
   asked: null,
@@ -25,5 +27,10 @@ export async function loadInfo() {
 
 export function requestBody() {
   const history = state.history.map(({ domain, item_id }) => ({ domain, item_id }));
-  return { domain: state.domain, history, num_results: state.results, exclude_history: state.excludeHistory };
+  const body = { domain: state.domain, history, num_results: state.results, exclude_history: state.excludeHistory };
+  const exclude = state.excluded.filter((item) => item.domain === state.domain).map((item) => item.item_id);
+  const filters = state.filters[state.domain] || {};
+  if (exclude.length) body.exclude = exclude;
+  if (Object.keys(filters).length) body.filters = filters;
+  return body;
 }

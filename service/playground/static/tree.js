@@ -6,7 +6,25 @@ const STEP = 130, ROW = 24, LEFT = 20, LABEL = 250;
 
 const short = (text) => (text.length > 30 ? `${text.slice(0, 29)}…` : text);
 
-export function tree(items, chosen) {
+// How probable a code is after the codes before it, by both kinds of weights: products of the codes on the way.
+function likely(explanation, level, step) {
+  const before = explanation.codes.slice(0, level);
+  const of = (name) => (step[name] === null ? 0 : before.reduce((chance, one) => chance * (one[name] ?? 0), step[name]));
+  return (1 - explanation.gamma) * of("universal") + explanation.gamma * of("domain");
+}
+
+// Adds the likeliest codes beside the way that no item of the answer has.
+function addPruned(root, chosen, explanation) {
+  let node = root;
+  chosen.sid.forEach((code, level) => {
+    for (const other of explanation.codes[level].others) {
+      if (!node.children.has(other.code)) node.children.set(other.code, { code: other.code, mass: likely(explanation, level, other), children: new Map(), items: [], pruned: true });
+    }
+    node = node.children.get(code);
+  });
+}
+
+export function tree(items, chosen, explanation) {
   const levels = chosen.sid.length;
   const root = { key: "", mass: 0, children: new Map(), items: [] };
   for (const item of items) {
@@ -20,6 +38,8 @@ export function tree(items, chosen) {
     });
     node.items.push(item);
   }
+  addPruned(root, chosen, explanation);
+  const widest = Math.max(...[...root.children.values()].map((child) => child.mass), 1e-12);
   let row = 0;
   const place = (node) => {
     const below = [...node.children.values()].sort((one, other) => other.mass - one.mass);
@@ -36,15 +56,15 @@ export function tree(items, chosen) {
   const draw = (node, level, onWay) => {
     node.below.forEach((child) => {
       const way = onWay && chosen.sid[level] === child.code;
-      const share = root.mass ? child.mass / root.mass : 0;
+      const share = Math.min(1, child.mass / widest);
       const [left, right] = [x(level), x(level + 1)];
-      const edge = s("path", { class: way ? "edge" : "edge faint", "stroke-width": (1 + 9 * Math.sqrt(share)).toFixed(1),
+      const edge = s("path", { class: way ? "edge" : child.pruned ? "edge faint pruned" : "edge faint", "stroke-width": (1 + 9 * Math.sqrt(share)).toFixed(1),
         d: `M${left} ${node.y}C${left + STEP / 2} ${node.y} ${right - STEP / 2} ${child.y} ${right} ${child.y}` });
       edges[way ? "push" : "unshift"](edge);
       nodes.push(s("circle", { class: way ? "node" : "node faint", cx: right, cy: child.y, r: 3.5 }));
       const [item] = child.items;
-      const text = item ? `${child.code}  ${short(named(item))}` : String(child.code);
-      nodes.push(s("text", { x: right + 9, y: child.y + (item ? 4 : -6), class: way ? "" : "soft" }, s("title", {}, `${item ? named(item) : `code ${child.code}`}: ${percent(child.mass)}`), text));
+      const text = item ? `${child.code}  ${short(named(item))}` : child.pruned ? `${child.code}  ${percent(child.mass)}, pruned` : String(child.code);
+      nodes.push(s("text", { x: right + 9, y: child.y + (item || child.pruned ? 4 : -6), class: way ? "" : "soft" }, s("title", {}, `${item ? named(item) : `code ${child.code}`}: ${percent(child.mass)}`), text));
       draw(child, level + 1, way);
     });
   };

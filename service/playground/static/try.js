@@ -1,6 +1,7 @@
 // "Try it": put a history together, and see what comes next.
 
 import { get, post } from "./api.js";
+import { choices } from "./choices.js";
 import { copies } from "./copies.js";
 import { bar, codes, empty, fresh, h, named, percent, waiting } from "./dom.js";
 import { finder } from "./finder.js";
@@ -9,15 +10,17 @@ import { trouble } from "./trouble.js";
 
 export function tryIt(root) {
   let running = null, users = null;
-  const found = h("div", { "aria-busy": "false" });
+  const found = h("div", { "aria-busy": "false", tabindex: "-1" });
   const list = h("div");
   const messages = h("p", { class: "soft small", role: "status" });
-  const domain = h("select", { id: fresh("domain"), onchange: () => { state.domain = domain.value; forget(); recommend(); } },
+  const domain = h("select", { id: fresh("domain"), onchange: () => { state.domain = domain.value; forget(); choose.refresh(); recommend(); } },
     state.info.domains.map(({ name, items }) => h("option", { value: name, selected: name === state.domain }, `${name} (${items.toLocaleString("en")} items)`)));
   domain.value = state.domain;
   const results = h("input", { id: fresh("results"), type: "number", min: 1, max: state.info.limits.max_num_results, value: state.results,
     onchange: () => { state.results = Math.max(1, Math.min(state.info.limits.max_num_results, Math.round(Number(results.value)) || 10)); results.value = state.results; recommend(); } });
   const exclude = h("input", { type: "checkbox", checked: state.excludeHistory, onchange: () => { state.excludeHistory = exclude.checked; recommend(); } });
+
+  const choose = choices(() => recommend());
 
   const forget = () => { state.target = null; };
   const changed = () => { showHistory(); recommend(); };
@@ -63,7 +66,9 @@ export function tryIt(root) {
         h("span", { class: "rank" }, item.rank),
         h("span", {}, h("span", { class: "title" }, named(item)), hit ? h("span", { class: "badge" }, "what the user took") : null, h("br"),
           h("span", { class: "sid" }, codes(item.sid), ", ", percent(Math.exp(item.score)))),
-        h("button", { type: "button", class: "plain", "aria-label": `Why ${named(item)}`, onclick: () => { state.picked = item.rank - 1; location.hash = "#why"; } }, "Why"),
+        h("span", { class: "acts" },
+          h("button", { type: "button", class: "plain", "aria-label": `Why ${named(item)}`, onclick: () => { state.picked = item.rank - 1; location.hash = "#why"; } }, "Why"),
+          h("button", { type: "button", class: "plain", "aria-label": `Leave out ${named(item)}`, onclick: () => leaveOut({ domain: answer.domain, item_id: item.item_id, title: item.title }) }, "✕")),
         shown);
     };
     const notes = [];
@@ -74,8 +79,17 @@ export function tryIt(root) {
       h("div", { class: "spread" }, h("h2", {}, `Next in ${answer.domain}`), h("p", { class: "soft small" }, `${Math.round(milliseconds)} ms, ${answer.exact ? "certainly the best" : "the best that were found"}`)),
       reveal(answer), notes.map((note) => h("p", { class: "soft small" }, note)),
       answer.items.length ? h("ol", { class: "results" }, answer.items.map(entry)) : empty("Nothing came back", "Take items out of the history, or choose another domain."),
+      h("p", { class: "soft small" }, `Bundle ${answer.bundle_version.slice(0, 12)}, catalog version ${answer.catalog_version}. Scores are probabilities.`),
       copies("recommend", body));
     messages.textContent = `${answer.items.length} recommendations`;
+  }
+
+  function leaveOut(item) {
+    state.excluded.push(item);
+    choose.open = true;
+    choose.refresh();
+    recommend();
+    found.focus({ preventScroll: true });
   }
 
   function reveal(answer) {
@@ -94,6 +108,7 @@ export function tryIt(root) {
       const user = (others.length ? others : users)[Math.floor(Math.random() * (others.length || users.length))];
       Object.assign(state, { domain: user.domain, history: user.history.map((item) => ({ ...item })), target: user.target });
       domain.value = user.domain;
+      choose.refresh();
       changed();
     } catch (error) {
       userNote.replaceChildren(trouble(error, randomUser));
@@ -113,10 +128,10 @@ export function tryIt(root) {
         h("label", { class: "check" }, exclude, "Leave out what is in the history"),
         finder({ label: "Add to the history", hint: "Words of a title, or an id", onpick: (item) => { state.history.push({ domain: item.domain, item_id: item.item_id, title: item.title }); forget(); changed(); } }),
         list,
-        h("div", { class: "row" }, random, clear), userNote),
+        h("div", { class: "row" }, random, clear), userNote, choose),
       h("section", { class: "card", "aria-label": "Recommendations" }, messages, found)));
   messages.classList.add("hear");
   showHistory();
   recommend();
-  return () => running?.abort();
+  return () => { running?.abort(); choose.stop(); };
 }

@@ -50,7 +50,7 @@ function line(values, label) {
 
 export function watch(root) {
   const running = new AbortController();
-  const kept = { rate: [], p50: [], queue: [], errors: [] };
+  const kept = { rate: [], p50: [], p95: [], p99: [], queue: [], batch: [], hits: [], errors: [] };
   let last = null, timer = 0;
   const tiles = h("div", { class: "tiles" }, waiting(3));
   const table = h("div");
@@ -76,17 +76,28 @@ export function watch(root) {
   function show(now) {
     const seconds = (now.at - last.at) / 1000;
     const more = (name, label) => Math.max(0, sum(now.all, name, label) - sum(last.all, name, label)) / seconds;
-    const p50 = quantile(last.all, now.all, 0.5);
     const push = (name, value) => { kept[name].push(value); kept[name].splice(0, kept[name].length - KEPT); };
+    for (const [name, share] of [["p50", 0.5], ["p95", 0.95], ["p99", 0.99]]) {
+      const found = quantile(last.all, now.all, share);
+      push(name, found === null ? null : found * 1000);
+    }
     push("rate", more("sidera_requests_total", 'route="/recommend"'));
-    push("p50", p50 === null ? null : p50 * 1000);
     push("queue", sum(now.all, "sidera_queue_length"));
+    const batches = more("sidera_batch_rows_count", 'engine="recommend"');
+    push("batch", batches ? more("sidera_batch_rows_sum", 'engine="recommend"') / batches : null);
+    const [hits, misses] = [more("sidera_history_cache_hits_total"), more("sidera_history_cache_misses_total")];
+    push("hits", hits + misses ? 100 * hits / (hits + misses) : null);
     push("errors", more("sidera_errors_total"));
-    const known = kept.p50.filter((value) => value !== null);
+    const latest = (name) => kept[name].findLast((value) => value !== null);
+    const shown = (name, unit, digits = 1) => (latest(name) === undefined ? "–" : `${latest(name) < 10 ? latest(name).toFixed(digits) : Math.round(latest(name))}${unit}`);
+    const all = ["hits", "misses"].map((name) => sum(now.all, `sidera_history_cache_${name}_total`));
+    const cached = now.all.some(([name]) => name === "sidera_history_cache_hits_total");
     tiles.replaceChildren(
       tile("Recommendations", `${kept.rate.at(-1).toFixed(1)} / s`, "requests answered", kept.rate),
-      tile("Time to answer", known.length ? `${known.at(-1) < 10 ? known.at(-1).toFixed(1) : Math.round(known.at(-1))} ms` : "–", "half of them were faster", kept.p50),
+      tile("Time to answer", shown("p50", " ms"), `half of them were faster; 95 %: ${shown("p95", " ms")}, 99 %: ${shown("p99", " ms")}`, kept.p50),
       tile("Waiting", count(kept.queue.at(-1)), "rows in queues", kept.queue),
+      tile("Batch size", shown("batch", ""), "rows computed together, on average", kept.batch),
+      tile("Cache hits", cached ? shown("hits", " %", 0) : "off", cached ? `histories of which something was kept; ${count(all[0])} of ${count(all[0] + all[1])} since the start` : "nothing is kept of histories", kept.hits),
       tile("Errors", `${kept.errors.at(-1).toFixed(1)} / s`, `${count(sum(now.all, "sidera_errors_total"))} since the start`, kept.errors));
     const rows = [["Bundle", state.info.bundle_version.slice(0, 12)], ["Catalog version", count(state.info.catalog_version)], ["Backbone", state.info.backbone],
       ["Tokenizer", `${state.info.tokenizer.method}, codebooks of ${state.info.tokenizer.codebook_sizes.join(", ")}`],

@@ -9,7 +9,7 @@ import { trouble } from "./trouble.js";
 
 const EXPLAINED = 6;
 const SEARCHED = 24;
-const PARTS = [["language_model", "the language model"], ["followed", "items that followed those of the history"], ["alike", "items like those of the history"], ["popular", "what the domain's users take"]];
+const MEMORY = [["followed", "items that followed those of the history"], ["alike", "items like those of the history"], ["popular", "what the domain's users take"]];
 
 export function why(root) {
   const running = new AbortController();
@@ -65,10 +65,22 @@ const signed = (effect) => {
   return Number(shown) === 0 ? "0.00" : effect > 0 ? `+${shown}` : `−${shown.slice(1)}`;
 };
 
+// What the universal weights, the domain's own and the memory add to an item's probability; they sum to 1.
+export function shares({ codes: steps, gamma, parts }) {
+  const product = (name) => steps.reduce((chance, step) => chance * (step[name] ?? 0), 1);
+  const [universal, domain] = [(1 - gamma) * product("universal"), gamma * product("domain")];
+  const memory = MEMORY.reduce((sum, [name]) => sum + parts[name], 0);
+  const [model, total] = [universal + domain || 1, parts.language_model + memory || 1];
+  const of = (part) => part / total;
+  return { universal: of(parts.language_model * universal / model), domain: of(parts.language_model * domain / model), memory: of(memory), followed: of(parts.followed), alike: of(parts.alike), popular: of(parts.popular) };
+}
+
 function cards(item) {
-  const { codes: steps, gamma, parts, history } = item.explanation;
-  const total = PARTS.reduce((sum, [name]) => sum + parts[name], 0) || 1;
+  const { codes: steps, gamma, history } = item.explanation;
   const own = steps.some((step) => step.domain !== null);
+  const share = shares(item.explanation);
+  const experts = [["universal", "weights of all domains", ""], ["domain", "weights of this domain", "second"], ["memory", "memory of what users took", "third"]];
+  const row = (name, words, kind) => [h("dt", {}, words), h("dd", {}, bar(share[name], kind)), h("dd", { class: "num" }, percent(share[name]))];
   const chances = h("section", { class: "card" },
     h("h2", {}, named(item)),
     h("p", { class: "soft small" }, `Semantic ID ${codes(item.sid)}, probability ${percent(Math.exp(item.score))}`),
@@ -79,8 +91,10 @@ function cards(item) {
       step.domain === null ? null : [h("dt", { class: "hear" }, "in this domain"), h("dd"), h("dd", {}, bar(step.domain, "second")), h("dd", { class: "num" }, percent(step.domain))],
     ])),
     h("p", { class: "soft small" }, own ? `The domain's own weights have a share of ${percent(gamma)} here.` : "The domain has no weights of its own."),
-    h("h3", {}, "What adds to its probability"),
-    h("dl", { class: "bars" }, PARTS.map(([name, words]) => [h("dt", {}, words), h("dd", {}, bar(parts[name] / total)), h("dd", { class: "num" }, percent(parts[name] / total))])));
+    h("h3", {}, "What made it probable"),
+    h("dl", { class: "bars" }, experts.map((one) => row(...one))),
+    h("p", { class: "soft small" }, "Of the memory:"),
+    h("dl", { class: "bars" }, MEMORY.map(([name, words]) => row(name, words, "third"))));
   const most = Math.max(...history.map((one) => Math.abs(one.effect ?? 5)), 0.01);
   const title = (one) => named(state.history[one.place] || one);
   const effects = h("section", { class: "card" },
@@ -98,7 +112,7 @@ function searched(explained, around, at) {
   const items = around.items.slice();
   for (const item of explained.items) if (!items.some((one) => one.item_id === item.item_id)) items.push(item);
   return [h("h2", {}, "The search, code by code"),
-    h("p", { class: "legend" }, h("span", {}, h("i"), `the way to ${named(explained.items[at])}`), h("span", {}, h("i", { class: "faint" }), `the ways to the other ${items.length - 1} best items`)),
-    h("p", { class: "soft small" }, "A wider line carries more probability. What the search pruned is not kept, so it is not drawn."),
-    h("div", { class: "wide", tabindex: "0", role: "group", "aria-label": "Tree of the search" }, tree(items, explained.items[at]))];
+    h("p", { class: "legend" }, h("span", {}, h("i"), `the way to ${named(explained.items[at])}`), h("span", {}, h("i", { class: "faint" }), `the ways to the other ${items.length - 1} best items`), h("span", {}, h("i", { class: "pruned" }), "pruned")),
+    h("p", { class: "soft small" }, "A wider line carries more probability. Pruned are the likeliest other codes at each step of the way: none of the best items has them."),
+    h("div", { class: "wide", tabindex: "0", role: "group", "aria-label": "Tree of the search" }, tree(items, explained.items[at], explained.items[at].explanation))];
 }

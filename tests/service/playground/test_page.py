@@ -32,9 +32,16 @@ def test_every_file_comes_with_its_type_and_a_strict_policy(serve: Serve) -> Non
     assert client.get("/playground/").content == (STATIC / "index.html").read_bytes()
 
 
-def test_the_folder_leads_to_the_page(serve: Serve) -> None:
-    answer = serve(playground=True).get("/playground", follow_redirects=False)
+@pytest.mark.parametrize("path", ["/", "/playground"])
+def test_the_root_and_the_folder_lead_to_the_page(serve: Serve, path: str) -> None:
+    client = serve(playground=True, api_keys=("a-key-of-some-length",))
+    answer = client.get(path, follow_redirects=False)
     assert (answer.status_code, answer.headers["location"]) == (307, "playground/")
+    assert client.get(path).content == (STATIC / "index.html").read_bytes()
+
+
+def test_without_the_page_the_root_leads_nowhere(serve: Serve) -> None:
+    assert serve().get("/").status_code == 404
 
 
 def test_a_file_that_did_not_change_is_not_sent_again(serve: Serve) -> None:
