@@ -70,10 +70,12 @@ def event_router() -> APIRouter:
             for row, event in zip(rows, checked, strict=True)
         ]
         _count(results, context.metrics)
+        if not isinstance(body, EventBatch) and isinstance(checked[0], RequestError):
+            raise checked[0]
+        for code in (result.error.code for result in results if result.error is not None):
+            context.metrics.error(code)
         if isinstance(body, EventBatch):
             return context.answer(EventsAnswer(results=results))
-        if isinstance(checked[0], RequestError):
-            raise checked[0]
         return context.answer(results[0])
 
     return router
@@ -132,5 +134,3 @@ def _count(results: Sequence[EventResult], metrics: Metrics) -> None:
     for outcome, count in Counter(result.outcome for result in results).items():
         metrics.events.rows(outcome, count)
     metrics.events.unknown(sum(result.unknown is not None for result in results))
-    for code in (result.error.code for result in results if result.error is not None):
-        metrics.error(code)

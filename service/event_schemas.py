@@ -1,6 +1,5 @@
 """What requests and answers about events and users look like."""
 
-import math
 import re
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -19,6 +18,8 @@ from pydantic import (
 from service.schemas import Answer, Domain, ErrorDetail, InvalidRow, ItemId, Request, is_absent, row_or_invalid
 
 _CONTROL = re.compile("[\x00-\x1f]")
+_NO_TIME = 1e18
+"""Seconds that are nobody's mistake of a unit; JSON has integers that no float holds."""
 
 
 def _printable(value: str) -> str:
@@ -37,7 +38,7 @@ def _microseconds(value: object) -> int:
         if moment.tzinfo is None:
             raise ValueError("the time has no zone; write it like 2026-11-22T06:00:00Z")
         value = moment.timestamp()
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _NO_TIME:
         raise ValueError("this is no time; send unix seconds, or a text like 2026-11-22T06:00:00Z")
     if value < 0:
         raise ValueError("the time is before 1970; send unix seconds")

@@ -2,7 +2,7 @@
 
 import math
 
-from service.recommend_schemas import CodeExplained, Explanation, HistoryEffect, PartsExplained
+from service.recommend_schemas import CodeExplained, Explanation, HistoryEffect, OtherCodeExplained, PartsExplained
 from sidera.explain.item_explanation import ItemExplanation
 
 
@@ -11,7 +11,16 @@ def explanation_of(explanation: ItemExplanation) -> Explanation:
     parts = explanation.parts
     return Explanation(
         codes=[
-            CodeExplained(code=code.code, universal=code.universal, domain=code.domain) for code in explanation.codes
+            CodeExplained(
+                code=code.code,
+                universal=code.universal,
+                domain=code.domain,
+                others=[
+                    OtherCodeExplained(code=other.code, universal=other.universal, domain=other.domain)
+                    for other in code.others
+                ],
+            )
+            for code in explanation.codes
         ],
         gamma=explanation.gamma,
         parts=PartsExplained(

@@ -103,6 +103,9 @@ class Model(Protocol):
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
         """Free SIDs for new items, int32[N, L], and whether another item had the nearest one, bool[N]."""
 
+    def code_vectors(self, sids_NL: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+        """What the codes of SIDs stand for, as item vectors: float32[N, D]; any thread may ask."""
+
 
 class BundleModel:
     """The model of one bundle."""
@@ -183,6 +186,11 @@ class BundleModel:
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
         sids_NL, moved_N = self._encoder.place(vectors_ND, domain, taken_NL)
         return sids_NL, moved_N
+
+    @torch.inference_mode()
+    def code_vectors(self, sids_NL: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+        vectors_ND: npt.NDArray[np.float32] = self._encoder.tokenizer.reconstruct(torch.from_numpy(sids_NL)).numpy()
+        return vectors_ND
 
 
 def is_out_of_memory(error: Exception) -> bool:

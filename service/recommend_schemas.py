@@ -143,12 +143,18 @@ RecommendBody = Annotated[
 ]
 
 
-class CodeExplained(Answer):
-    """The probability of one code of the semantic ID, given the codes before it."""
+class OtherCodeExplained(Answer):
+    """A code that could have stood there, with its probability."""
 
     code: int
     universal: float = Field(description="with the weights that all domains share")
     domain: float | None = Field(description="with the domain's own weights; null where it has none")
+
+
+class CodeExplained(OtherCodeExplained):
+    """The probability of one code of the semantic ID, given the codes before it."""
+
+    others: list[OtherCodeExplained] = Field([], description="the likeliest other codes there, at most 3")
 
 
 class PartsExplained(Answer):

@@ -33,14 +33,14 @@ class RefusingProtocol(ImpatientProtocol):
 
     refusal: Refusal
 
-    _held_body: list[bytes] | None = None
+    _held_body: bytearray | None = None
     """The body of a request that is held back; None while none is."""
     _body_timer: asyncio.TimerHandle | None = None
 
     def on_headers_complete(self) -> None:
         if self._may_hold():
-            self._awaited = False
-            self._held_body = []
+            self._headers_came()
+            self._held_body = bytearray()
             self._body_timer = self.loop.call_later(_BODY_SECONDS, self._let_go)
         else:
             super().on_headers_complete()
@@ -49,8 +49,9 @@ class RefusingProtocol(ImpatientProtocol):
         if self._held_body is None:
             super().on_body(body)
             return
-        self._held_body.append(body)
-        if sum(map(len, self._held_body)) > _MOST_BODY_BYTES:
+        self._progressed = True
+        self._held_body += body
+        if len(self._held_body) > _MOST_BODY_BYTES:
             self._let_go()
 
     def on_message_complete(self) -> None:
@@ -90,7 +91,8 @@ class RefusingProtocol(ImpatientProtocol):
         self._stop_holding()
         if body is not None:
             super().on_headers_complete()
-            super().on_body(b"".join(body))
+            super().on_body(bytes(body))
+            self._watch()  # it is being answered now
 
     def _stop_holding(self) -> None:
         self._held_body = None

@@ -67,7 +67,7 @@ def user_router() -> APIRouter:
 
         Every other replica has forgotten within seconds. What the bundle itself learnt from the user goes with the next
         training, which leaves out the users of the list at `/admin/users/deleted`. Events that happened before this and
-        come later are refused; later ones are those of a new user. Deleting again answers the same.
+        come later are refused; later ones are those of a new user. Deleting again forgets what came in between, too.
         """
         request.state.charge(1)
         context.runtime.running()

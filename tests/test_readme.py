@@ -18,7 +18,7 @@ from service.event_schemas import EventsBody
 from service.item_schemas import PatchRequest
 from service.recommend_schemas import RecommendAnswer, RecommendBody
 from service.schemas import Info, TokenizeAnswer, TokenizeRequest
-from service.view_schemas import CodesRequest, SearchRequest
+from service.view_schemas import CodesRequest, FieldsRequest, NearRequest, SearchRequest
 from sidera.cli import app as sidera_app
 
 ROOT = Path(__file__).parents[1]
@@ -82,6 +82,8 @@ BODIES: dict[str, Any] = {
     "/events": EventsBody,
     "/search": SearchRequest,
     "/codes": CodesRequest,
+    "/fields": FieldsRequest,
+    "/near": NearRequest,
     "/recommend": RecommendBody,
     "/tokenize": TokenizeRequest,
     "/items/{domain}/{item_id}": PatchRequest,

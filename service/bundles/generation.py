@@ -29,6 +29,7 @@ from service.queries import sample_query
 from service.settings import Settings
 from sidera.catalog import Catalog
 from sidera.errors import SideraError
+from sidera.items.code_map import CodeVectors
 from sidera.model.history_cache import HistoryCache
 from sidera.recommender import Query
 
@@ -46,6 +47,7 @@ class Generation:
         history_cache: what its model keeps of histories; None where nothing is.
         filter_bytes: the memory that the fields take which requests filtered by.
         check: refuses a query that cannot be answered, and builds what its filters need.
+        code_vectors: what the codes of SIDs stand for, see :meth:`service.model.Model.code_vectors`.
         follower: keeps the catalog up to date with what other processes change, while it serves.
         folding: folds what was changed in its catalog, while it serves.
         learning: learns from events, while it serves; None where its bundle counts none.
@@ -62,6 +64,7 @@ class Generation:
     history_cache: HistoryCache | None
     filter_bytes: Callable[[], int]
     check: Callable[[Query], None]
+    code_vectors: CodeVectors
     follower: CatalogFollower
     folding: CatalogFolding
     learning: Learning | None
@@ -157,6 +160,7 @@ class GenerationBuilder:
             history_cache=model.history_cache,
             filter_bytes=lambda: model.filter_bytes,
             check=model.check,
+            code_vectors=model.code_vectors,
             follower=CatalogFollower(_Followed(catalog, self._metrics), self._log),
             folding=CatalogFolding(catalog, self._metrics, self._log, self._settings.fold_items),
             learning=learning,

@@ -224,7 +224,8 @@ class Lifecycle:
             if reason_of_it == "follow":
                 self._versions.follows(stored)
             else:
-                self._versions.serves(stored, rollback=reason_of_it == "rollback")
+                asked = reason_of_it in ("admin", "rollback")
+                self._versions.serves(stored, asked=asked, rollback=reason_of_it == "rollback")
         elif not self._stopping.is_set():
             self._versions.failed(stored, reason)
             self._metrics.bundle_swapped("failed")

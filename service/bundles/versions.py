@@ -143,16 +143,25 @@ class Versions:
         """What another replica was told to serve serves here too; the choice stays as it was made."""
         self.failures.pop(stored.name, None)
         try:
-            self._choice = read_choice(self._database()) or self._choice
+            self._leave(read_choice(self._database()) or self._choice, stored)
         except ServiceError as error:
             self._log.error("the choice of the other replicas cannot be read", reason=str(error))
+
+    def _leave(self, choice: Choice | None, stored: StoredBundle) -> None:
+        """A version serves here that is not the choice to write; one that was made meanwhile is followed next."""
+        self._choice = None if choice is None else replace(choice, name=stored.name)
 
     def failed(self, stored: StoredBundle, reason: str) -> None:
         """A version could not be loaded."""
         self.failures[stored.name] = Failure(reason, stored.fingerprint)
 
-    def serves(self, stored: StoredBundle, *, rollback: bool) -> None:
-        """Keep what serves, so that it serves after a restart too."""
+    def serves(self, stored: StoredBundle, *, asked: bool, rollback: bool) -> None:
+        """Keep what serves, so that it serves after a restart too.
+
+        Args:
+            asked: whether an operator asked for it; else a choice that was made elsewhere while it was loaded stays.
+            rollback: whether that was to go back.
+        """
         self.failures.pop(stored.name, None)
         if self._folder is None:
             return
@@ -163,6 +172,10 @@ class Versions:
         elif before is not None and before.name != stored.name:
             previous = (before.name, *(name for name in previous if name != stored.name))[:_KEPT]
         try:
+            now = None if asked else read_choice(self._database())
+            if now is not None and now != before and now.name != stored.name:
+                self._leave(now, stored)
+                return
             made = [_made(one) for one in self._folder.versions() if one.created and one.name not in self.failures]
             self._choice = Choice(stored.name, tuple(previous), max([_made(stored), *made]))
             self._is_written = False

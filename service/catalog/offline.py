@@ -77,12 +77,14 @@ def fold_offline(
     manifest = write_folded_bundle(settings.bundle_store / name, bundle, live)
     say(f"{name} holds all items of catalog version {live.version}: bundle {manifest.bundle_version[:12]}")
     if keep:
-        _delete_old(BundleFolder(settings.bundle_store), read_choice(database), keep, say)
+        _delete_old(BundleFolder(settings.bundle_store), stored.name, read_choice(database), keep, say)
     return name
 
 
-def _delete_old(folder: BundleFolder, choice: Choice | None, keep: int, say: Callable[[str], None]) -> None:
-    needed = set() if choice is None else {choice.name, *choice.previous[:1]}
+def _delete_old(
+    folder: BundleFolder, serving: str, choice: Choice | None, keep: int, say: Callable[[str], None]
+) -> None:
+    needed = {serving} if choice is None else {serving, choice.name, *choice.previous[:1]}
     complete = [stored for stored in folder.versions() if stored.problem is None]
     folded = [stored for stored in complete if open_bundle(stored.path).manifest.lineage.get("folded")]
     for stored in folded[keep:]:

@@ -10,8 +10,7 @@ nothing while it is gone.
 
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain, pairwise
 
@@ -20,18 +19,17 @@ import numpy.typing as npt
 
 from service.events.counting import Counting
 from service.events.ledger import RECORD, Events, Ledger, records_of
-from service.events.rows import StoredEvent
+from service.events.rows import NewEvents, StoredEvent
 from service.events.store import EventStore
+from service.events.unknown import Key, UnknownItems
 from sidera.catalog import Catalog
 from sidera.items.transitions import TransitionDelta, pairs_of
 
-Key = tuple[str, str]
 Pairs = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]
 Use = Callable[[TransitionDelta, float], None]
 """Puts counts into use, and says what time it is; returns once they are."""
 
 _ENTRY_BYTES = 16
-_MOST_UNKNOWN = 20_000
 _FADE_SECONDS = 600.0
 """How often old counts fade where nothing happens."""
 
@@ -71,6 +69,7 @@ class EventMemory:
         self._lock = threading.Lock()
         self._domains: dict[str, int] = {}
         self._version, self._used_at = 0, 0.0
+        self._checked: Catalog | None = None
         self._begin()
 
     @property
@@ -114,23 +113,24 @@ class EventMemory:
             ):  # the database went back to an older state
                 self._rebuild(lambda: None)
                 return True
-            new = self._store.since(self._version)
-            again = self._registered()
-            if new is None and not again:
-                if time.time() - self._used_at > _FADE_SECONDS:
-                    self._put_into_use()
-                return False
-            if new is not None:
-                self._take(new.events, set(new.deleted), again)
-                self._version = new.version
-            else:
-                self._take((), set(), again)
-            self._put_into_use()
-            return True
+            new, registered = self._store.since(self._version), self._registered()
+            again = {user_id for user_id in self._unknown.users_of(registered) if user_id in self._ledger}
+            changed = new is not None or bool(again)
+            if changed:
+                try:
+                    self._take(new or NewEvents(self._version, (), ()), again)
+                except BaseException:
+                    self._checked = None  # what was registered is looked for again
+                    raise
+            self._unknown.drop(registered)
+            if changed or time.time() - self._used_at > _FADE_SECONDS:
+                self._put_into_use()
+            return changed
 
     def forget(self, user_id: str) -> None:
         """Take back at once what a deleted user added."""
         with self._lock:
+            self._unknown.forget(user_id)
             if user_id in self._ledger:
                 self._change([user_id], [b""])
                 self._put_into_use()
@@ -139,26 +139,33 @@ class EventMemory:
         half = self._bounds.memory_bytes // 2
         self._ledger = Ledger(self._bounds.user_events, half)
         self._delta = TransitionDelta(most=max(1, half // _ENTRY_BYTES))
-        self._unknown: OrderedDict[Key, set[str]] = OrderedDict()
-        self._checked: Catalog | None = None
+        self._unknown = UnknownItems()
+        self._checked = None
         self._version, self._used_at = 0, 0.0
 
     def _rebuild(self, proceed: Callable[[], None]) -> None:
         self._begin()
         self._renumbered.clear()
-        self._checked = self._catalog()
-        learnt_us = {name: self._learnt_us(name) for name in self._counting.trained_until}
-        for version, histories in self._store.all_beyond(learnt_us):
-            proceed()
-            self._version = version
-            users = [events[0].user_id for events in histories]
-            self._change(users, self._ledger.merged([b""] * len(users), self._events(histories)))
+        try:
+            self._checked = self._catalog()
+            learnt_us = {name: self._learnt_us(name) for name in self._counting.trained_until}
+            for version, histories in self._store.all_beyond(learnt_us):
+                proceed()
+                self._version = version
+                users = [events[0].user_id for events in histories]
+                self._change(users, self._ledger.merged([b""] * len(users), self._events(histories)))
+        except BaseException:
+            self._renumbered.set()  # what was counted is a part: the next look begins again
+            raise
         self._put_into_use()
 
-    def _take(self, events: Iterable[StoredEvent], deleted: set[str], again: set[str]) -> None:
+    def _take(self, committed: NewEvents, again: set[str]) -> None:
         """Count new events; of the users ``again`` everything anew."""
+        deleted = set(committed.deleted)
+        for user_id in deleted:
+            self._unknown.forget(user_id)
         new: dict[str, list[StoredEvent]] = {}
-        for event in events:
+        for event in committed.events:
             new.setdefault(event.user_id, []).append(event)
         users = list(new.keys() | {user_id for user_id in deleted if user_id in self._ledger} | again)
         # A user without counted events has none in the ledger, and needs none before the first one that counts.
@@ -172,6 +179,7 @@ class EventMemory:
         kept = dict(zip(users, self._ledger.of(users), strict=True))
         known = [stored.get(user_id, b"" if user_id in deleted else kept[user_id]) for user_id in users]
         self._change(users, self._ledger.merged(known, self._events([new.get(user_id, ()) for user_id in users])))
+        self._version = committed.version
 
     def _change(self, users: Sequence[str], after: Sequence[Events]) -> None:
         """Let users have these counted events in place of those that the ledger holds."""
@@ -204,14 +212,13 @@ class EventMemory:
         self._used_at = time.time()
         self._use(self._delta, self._used_at)
 
-    def _registered(self) -> set[str]:
-        """The users with events of items that the catalog did not hold, and now does."""
+    def _registered(self) -> list[Key]:
+        """The items with events that the catalog did not hold, and now does."""
         catalog = self._catalog()
         if catalog is self._checked:
-            return set()
+            return []
         self._checked = catalog
-        found = [key for key in self._unknown if catalog.find(*key) is not None]
-        return {user_id for key in found for user_id in self._unknown.pop(key) if user_id in self._ledger}
+        return self._unknown.found_in(catalog)
 
     def _events(self, histories: Sequence[Sequence[StoredEvent]]) -> list[Events]:
         """Each user's events as the ledger keeps them."""
@@ -219,7 +226,7 @@ class EventMemory:
         for event in chain.from_iterable(histories):
             number = catalog.find(event.domain, event.item_id)
             if number is None:
-                self._miss((event.domain, event.item_id), event.user_id)
+                self._unknown.add((event.domain, event.item_id), event.user_id)
             rows.append(
                 (
                     event.happened_us,
@@ -237,11 +244,6 @@ class EventMemory:
 
     def _counts(self, event: StoredEvent) -> bool:
         return event.happened_us > self._learnt_us(event.domain)
-
-    def _miss(self, key: Key, user_id: str) -> None:
-        self._unknown.setdefault(key, set()).add(user_id)
-        if len(self._unknown) > _MOST_UNKNOWN:
-            self._unknown.popitem(last=False)
 
     def _learnt_us(self, domain: str) -> int:
         until = self._counting.trained_until.get(domain)

@@ -219,8 +219,8 @@ class _Counts:
 
     def set(self, user_id: str, count: int) -> None:
         """A user has so many events now."""
+        self._counts.pop(user_id, None)  # to the end; another thread may forget the user meanwhile
         self._counts[user_id] = count
-        self._counts.move_to_end(user_id)
         if len(self._counts) > _MOST_COUNTED_USERS:
             self._counts.popitem(last=False)
 

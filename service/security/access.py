@@ -69,8 +69,8 @@ class AccessMiddleware:
 
 
 def _is_page(path: str) -> bool:
-    """Whether it is one of the playground's files, which tell nothing; what the page asks then needs a key."""
-    return f"{path}/".startswith("/playground/")
+    """Whether it leads to the playground or is a file of it: they tell nothing, and what the page asks needs a key."""
+    return path == "/" or f"{path}/".startswith("/playground/")
 
 
 def _given_key(headers: Headers) -> str | None:

@@ -1,7 +1,8 @@
 """Ends connections whose next request does not arrive: a client that sends a byte a minute holds nothing for long.
 
-uvicorn itself ends a connection that is silent after an answer, but waits forever for the rest of begun headers, and
-for the first byte of a new connection; and its headers may be of any size.
+uvicorn itself ends a connection that is silent after an answer, but waits forever for the rest of begun headers, for
+the first byte of a new connection, and for the rest of a body that was answered before it had come; and headers, those
+behind a body too, may be of any size.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ class HeadersTooLargeError(Exception):
 
 
 class ImpatientProtocol(HttpToolsProtocol):
-    """HTTP/1.1 with a timer that runs while headers are awaited, and a limit on their size."""
+    """HTTP/1.1 with a timer that runs while only the client is waited for, and a limit on the size of headers."""
 
     header_seconds: float
     max_header_bytes: int
@@ -29,30 +30,27 @@ class ImpatientProtocol(HttpToolsProtocol):
     _in_message = False
     _offers = False
     """Whether the request offers to speak another protocol, such as HTTP/2: it is begun anew without the offer."""
-    _messages = 0
     _header_bytes = 0
     """Of the request line and the headers that have come whole."""
+    _progressed = False
+    """Whether what was received last ended headers, or brought some of a body."""
     _unfinished_bytes = 0
-    """Received since headers began; the parser keeps a line that has no end yet, however long it gets."""
+    """Received since it did; the parser keeps a line that has no end yet, however long it gets."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._watch()
 
     def data_received(self, data: bytes) -> None:
-        in_body, messages = self._in_message and not self._awaited, self._messages
+        self._progressed = False
         self._feed(data)
         if self.parser is None or self.transport.is_closing():
             return
         if not self._in_message and not self._answering() and self.timeout_keep_alive_task is None:
             self._awaited = True  # empty lines between two requests
-        began = self._messages - messages
-        if not self._awaited or (began and in_body) or began > 1:
-            self._unfinished_bytes = 0
-        else:
-            self._unfinished_bytes = len(data) + (0 if began else self._unfinished_bytes)
-            if self._unfinished_bytes > self.max_header_bytes:
-                self.send_400_response(_INVALID)
+        self._unfinished_bytes = 0 if self._progressed else self._unfinished_bytes + len(data)
+        if self._unfinished_bytes > self.max_header_bytes:
+            self.send_400_response(_INVALID)
         self._watch()
 
     def _feed(self, data: bytes) -> None:
@@ -74,6 +72,7 @@ class ImpatientProtocol(HttpToolsProtocol):
         method, version = self.parser.get_method(), self.parser.get_http_version().encode()
         self._offers = False
         self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
         if method == b"CONNECT":
             return b"\r\n\0"  # no proxy is here; a head that no parser takes
         lines = [name + b": " + value for name, value in self.headers if name != b"upgrade"]
@@ -81,8 +80,8 @@ class ImpatientProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._unset_keepalive_if_required()  # of an answer that was sent while what lies behind it was parsed
         self._awaited = self._in_message = True
-        self._messages += 1
         self._header_bytes = 0
 
     def on_url(self, url: bytes) -> None:
@@ -94,10 +93,14 @@ class ImpatientProtocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._awaited = False
+        self._headers_came()
         self._offers = self.parser.should_upgrade()
         if not self._offers:
             super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._progressed = True
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         if not self._offers:
@@ -112,6 +115,9 @@ class ImpatientProtocol(HttpToolsProtocol):
         self._stop_watching()
         super().connection_lost(exc)
 
+    def _headers_came(self) -> None:
+        self._awaited, self._progressed = False, True
+
     def _count(self, added: int) -> None:
         self._header_bytes += added
         if self._header_bytes > self.max_header_bytes:
@@ -121,8 +127,8 @@ class ImpatientProtocol(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _watch(self) -> None:
-        """The timer runs for as long as headers are awaited, and no request before them is being answered."""
-        if not self._awaited or self._answering() or self.transport.is_closing():
+        """The timer runs while headers, or the rest of a body, are awaited and no request is being answered."""
+        if not (self._awaited or self._in_message) or self._answering() or self.transport.is_closing():
             self._stop_watching()
         elif self._header_timer is None:
             self._header_timer = self.loop.call_later(self.header_seconds, self.transport.close)

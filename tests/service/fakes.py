@@ -152,6 +152,10 @@ class FakeModel:
             moved.append(free != SIDS[nearest])
         return np.array(sids, dtype=np.int32), np.array(moved)
 
+    def code_vectors(self, sids_NL: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+        """The first code across, the second one up, a little above the origin."""
+        return sids_NL.astype(np.float32) + np.array([0.5, 1], dtype=np.float32)
+
 
 class Gate:
     """Holds the model's thread inside ``recommend`` until it is opened."""

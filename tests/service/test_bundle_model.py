@@ -23,7 +23,7 @@ from sidera.embedding import EncoderSpec, TextEncoder, embedder_config, item_tex
 from sidera.items.assignment import assign_sids
 from sidera.model.vocabulary import Vocabulary
 from sidera.recommender import Query, Recommendation, Recommender
-from sidera.tokenizers import save_tokenizer
+from sidera.tokenizers import load_tokenizer, save_tokenizer
 from sidera.tokenizers.rqvae import RqVae
 from tests.service.fakes import settings
 
@@ -145,6 +145,14 @@ def test_filters_rules_and_explanations_reach_the_search_of_a_real_bundle(bundle
         ):
             error = client.post("/recommend", json={"domain": "drama"} | change).json()["error"]
             assert (error["code"], error["field"]) == ("invalid_request", field)
+
+
+def test_codes_of_a_real_bundle_stand_for_what_its_tokenizer_makes_of_them(bundle: Path) -> None:
+    model = load_model(bundle, "cpu")
+    sids_NL = model.catalog.sids("drama")
+    wanted_ND = load_tokenizer(bundle / "tokenizer").reconstruct(torch.from_numpy(sids_NL)).detach()
+    assert wanted_ND.shape == (len(TITLES), 384)
+    np.testing.assert_allclose(model.code_vectors(sids_NL), wanted_ND.numpy(), rtol=1e-6)
 
 
 def test_memory_that_is_short_is_told_from_a_defect() -> None:

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from sidera.decoding.diversity import Diversity
 from sidera.decoding.sampling import Sampling
 from sidera.errors import FilterError, UnknownDomainError
-from sidera.explain.item_explanation import CodeProbability, HistoryEffect, ItemExplanation, Parts
+from sidera.explain.item_explanation import CodeProbability, HistoryEffect, ItemExplanation, OtherCode, Parts
 from sidera.items.conditions import conditions_of
 from sidera.recommender import Query
 from tests.service.fakes import FakeModel, Gate
@@ -497,7 +497,7 @@ def test_memory_that_is_short_for_one_row_is_a_503_that_may_be_retried(client: T
 
 def test_explanations_come_with_the_items(client: TestClient, model: FakeModel) -> None:
     model.explanation = ItemExplanation(
-        codes=(CodeProbability(0, 0.5, None), CodeProbability(3, 0.25, 0.125)),
+        codes=(CodeProbability(0, 0.5, None), CodeProbability(3, 0.25, 0.125, (OtherCode(2, 0.5, 0.75),))),
         gamma=0.5,
         parts=Parts(0.1, 0.2, 0.3, 0.4),
         history=(HistoryEffect(0, "drama", "drama-1", math.inf), HistoryEffect(1, "drama", "drama-2", -0.5)),
@@ -505,7 +505,15 @@ def test_explanations_come_with_the_items(client: TestClient, model: FakeModel) 
     body = {"domain": "drama", "num_results": 1, "explain": True}
     [item] = client.post("/recommend", json=body).json()["items"]
     assert item["explanation"] == {
-        "codes": [{"code": 0, "universal": 0.5, "domain": None}, {"code": 3, "universal": 0.25, "domain": 0.125}],
+        "codes": [
+            {"code": 0, "universal": 0.5, "domain": None, "others": []},
+            {
+                "code": 3,
+                "universal": 0.25,
+                "domain": 0.125,
+                "others": [{"code": 2, "universal": 0.5, "domain": 0.75}],
+            },
+        ],
         "gamma": 0.5,
         "parts": {"language_model": 0.1, "followed": 0.2, "alike": 0.3, "popular": 0.4},
         "history": [

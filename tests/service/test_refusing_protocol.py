@@ -68,7 +68,7 @@ def read_answer(client: socket.socket) -> tuple[int, dict[str, str], Any]:
 
 
 @contextlib.contextmanager
-def flooded(tmp_path: Path, **changes: object) -> Iterator[Flooded]:
+def flooded(tmp_path: Path, keep_alive: int = 5, **changes: object) -> Iterator[Flooded]:
     model, ready, began = FakeModel(), threading.Event(), list[str]()
     app = create_app(
         settings(max_queue=1, max_rows=1, **changes),
@@ -85,7 +85,10 @@ def flooded(tmp_path: Path, **changes: object) -> Iterator[Flooded]:
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         protocol = refusing_protocol(20.0, 16_384, app.state.instant_refusal)
-        server = uvicorn.Server(uvicorn.Config(counted, http=protocol, ws="none", log_config=None, server_header=False))
+        config = uvicorn.Config(
+            counted, http=protocol, ws="none", log_config=None, server_header=False, timeout_keep_alive=keep_alive
+        )
+        server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         stack.callback(thread.join, 20)
@@ -146,6 +149,12 @@ def test_a_client_that_asks_for_it_is_hung_up_on_after_its_refusal(tmp_path: Pat
         assert (status, headers["connection"], client.recv(1)) == (429, "close", b"")
 
 
+def test_a_request_behind_a_refused_one_has_its_time_although_both_came_at_once(tmp_path: Path) -> None:
+    with flooded(tmp_path, keep_alive=1, body_timeout_ms=300) as service, service.connect() as client:
+        client.sendall(head() + BODY + head())
+        assert [read_answer(client)[0] for _ in range(2)] == [429, 408]
+
+
 def test_a_request_that_finds_room_when_its_body_is_there_is_answered(tmp_path: Path) -> None:
     with flooded(tmp_path) as service, service.connect() as client:
         client.sendall(head())
@@ -183,7 +192,7 @@ def test_a_stranger_is_told_nothing_of_the_queue(tmp_path: Path) -> None:
 
 
 def test_a_refusal_counts_against_the_rate_of_its_key_once(tmp_path: Path) -> None:
-    rate = {"rate_requests_per_second": 0.01, "rate_burst_seconds": 500}
+    rate: dict[str, Any] = {"rate_requests_per_second": 0.01, "rate_burst_seconds": 500}
     with flooded(tmp_path, api_keys=KEY, **rate) as service, service.connect() as client:
         codes = []
         for _ in range(4):
@@ -214,6 +223,8 @@ def test_an_offer_of_http_2_changes_nothing_and_nobody_is_a_proxy(tmp_path: Path
             assert read_answer(client)[0] == 200
             client.sendall(head(*upgrade) + BODY + head() + BODY)
             assert [read_answer(client)[0] for _ in range(2)] == [200, 200]
+            client.sendall(head("connection: close") + BODY + b"GET")
+            assert read_answer(client)[0] == 200, "what is behind the last request is not looked at"
         with service.connect() as client:
             client.sendall(b"CONNECT test:80 HTTP/1.1\r\nhost: test:80\r\n\r\n")
             assert client.recv(100).startswith(b"HTTP/1.1 400 ")

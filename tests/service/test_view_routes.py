@@ -4,12 +4,17 @@ import json
 import threading
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 from starlette.testclient import TestClient
 
 import service.catalog_views
+from sidera.catalog import Catalog
+from sidera.items.code_map import CodeVectors, ItemMap, item_map
 from sidera.items.item_search import LiveItemSearch
 from tests.service.conftest import Serve
+from tests.service.fakes import FakeModel
 from tests.service.playground.bundles import bundle_with_users
 
 
@@ -107,6 +112,90 @@ def test_codes_count_registered_items(client: TestClient) -> None:
 def test_codes_of_no_item_say_so(client: TestClient, body: object, status: int, field: str) -> None:
     answer = client.post("/codes", json=body)
     assert (answer.status_code, answer.json()["error"]["field"]) == (status, field)
+
+
+def test_fields_tell_what_items_can_be_filtered_by(client: TestClient) -> None:
+    answer = client.post("/fields", json={"domain": "drama"}).json()
+    assert answer["sampled_items"] == 6
+    assert answer["fields"] == [{"name": "categories", "items": 6, "values": [{"value": "Film", "items": 6}]}]
+
+
+def test_fields_of_registered_items_are_told_once_they_are_there(client: TestClient) -> None:
+    items = [{"item_id": "n", "title": "New", "year": 2001, "categories": ["Film", "Farce"]}]
+    assert "year" not in str(client.post("/fields", json={"domain": "drama"}).json())
+    client.post("/tokenize", json={"domain": "drama", "items": items, "register": True})
+    fields = client.post("/fields", json={"domain": "drama"}).json()["fields"]
+    assert fields[0]["values"] == [{"value": "Film", "items": 7}, {"value": "Farce", "items": 1}]
+    assert fields[1] == {"name": "year", "items": 1, "values": [{"value": 2001, "items": 1}], "min": 2001, "max": 2001}
+
+
+def test_near_items_come_for_each_semantic_id(client: TestClient) -> None:
+    body = {"sids": [[3, 3], [0, 1]], "num_results": 1, "except_domain": "comedy"}
+    first, second = client.post("/near", json=body).json()["results"]
+    assert second == [
+        {
+            "domain": "drama",
+            "item_id": "drama-1",
+            "title": "Film 1",
+            "sid": [0, 1],
+            "similarity": pytest.approx(1, abs=1e-6),
+            "shared_codes": 2,
+        }
+    ]
+    assert [one["item_id"] for one in first] == ["drama-5"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "field"),
+    [
+        ("/fields", {"domain": "cinema"}, 404, "domain"),
+        ("/near", {"sids": []}, 422, "sids"),
+        ("/near", {"sids": [[0]]}, 422, "sids"),
+        ("/near", {"sids": [[0, 4]]}, 422, "sids"),
+        ("/near", {"sids": [[0, -1]]}, 422, "sids.0.1"),
+        ("/near", {"sids": [[0, 0]] * 17}, 422, "sids"),
+        ("/near", {"sids": [[0, 0]], "num_results": 11}, 422, "num_results"),
+    ],
+)
+def test_a_view_that_cannot_be_made_says_why(
+    client: TestClient, path: str, body: object, status: int, field: str
+) -> None:
+    answer = client.post(path, json=body)
+    assert (answer.status_code, answer.json()["error"]["field"]) == (status, field)
+
+
+def test_the_map_has_the_items_and_is_made_once_a_version(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def counted(catalog: Catalog, vectors: CodeVectors) -> ItemMap:
+        made.append(catalog.version)
+        return item_map(catalog, vectors)
+
+    monkeypatch.setattr(service.catalog_views, "item_map", counted)
+    answer = client.get("/map").json()
+    assert len(answer["items"]) == answer["catalog_items"] == 9
+    assert {"domain", "item_id", "title", "sid", "x", "y"} == set(answer["items"][0])
+    assert all(-1 <= one["x"] <= 1 and -1 <= one["y"] <= 1 for one in answer["items"])
+    assert client.get("/map").json() == answer
+    assert len(made) == 1
+    client.post("/tokenize", json={"domain": "books", "items": [{"item_id": "z", "title": "Z"}], "register": True})
+    assert [one["item_id"] for one in client.get("/map").json()["items"] if one["domain"] == "books"] == ["z"]
+    assert len(made) == 2
+
+
+def test_views_are_computed_off_the_event_loop_and_the_engine(serve: Serve, model: FakeModel) -> None:
+    threads: list[str] = []
+
+    def noted(sids_NL: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+        threads.append(threading.current_thread().name)
+        return sids_NL.astype(np.float32)
+
+    model.code_vectors = noted  # type: ignore[method-assign]
+    client = serve(model)
+    client.get("/map")
+    client.post("/near", json={"sids": [[0, 1]]})
+    assert threads
+    assert all(name.startswith("views") for name in threads)
 
 
 def test_evaluation_users_come_from_the_bundle_with_titles(serve: Serve, tmp_path: Path) -> None:

@@ -201,6 +201,17 @@ def test_old_folded_versions_are_deleted_but_not_what_serves_or_served_before(bu
     assert len(left) == 4, "one more of those that were folded at the same time is among the newest two"
 
 
+def test_the_folded_version_that_serves_is_kept_also_where_none_was_chosen(bundles: Path, store: SqlStore) -> None:
+    start(bundles / "one", store)[0].register("films", [NewItem("new", {"title": "blue boat"})])
+    made = folded(bundles, store)
+    assert made is not None
+    serving = made.rename(bundles / "serving")
+    start(serving, store)[0].register("films", [NewItem("newer", {"title": "blue lamp"})])
+    settings = Settings(bundle_store=bundles, database="unused")
+    newest = fold_offline(settings, store, make_logger("error", StringIO()), 1, lambda told: None, keep=1)
+    assert {path.name for path in bundles.iterdir()} == {"one", "serving", newest}
+
+
 def test_a_domain_without_any_item_left_is_refused_and_nothing_is_written(bundles: Path, store: SqlStore) -> None:
     live, _ = start(bundles / "one", store)
     for number in range(30):

@@ -73,6 +73,7 @@ def test_one_event_without_a_list_is_answered_without_one(client: TestClient) ->
     refused = client.post("/events", json=body("b", "anna", "drama-0", 20, type="stare"))
     assert (refused.status_code, refused.json()["error"]["field"]) == (422, "type")
     assert "view, click" in refused.json()["error"]["message"]
+    assert 'sidera_errors_total{code="invalid_request"} 1.0' in client.get("/metrics").text, "it is counted once"
 
 
 def test_the_same_event_a_thousand_times_counts_once(serve: Serve) -> None:
@@ -94,6 +95,7 @@ def test_the_same_event_a_thousand_times_counts_once(serve: Serve) -> None:
     [
         ({"timestamp": 9e12}, "timestamp"),
         ({"timestamp": -1}, "timestamp"),
+        ({"timestamp": 10**400}, "timestamp"),
         ({"timestamp": "yesterday"}, "timestamp"),
         ({"timestamp": "2026-01-01T00:00:00"}, "timestamp"),
         ({"timestamp": True}, "timestamp"),

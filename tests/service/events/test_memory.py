@@ -2,7 +2,7 @@
 
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.catalog.database import Database
+from service.errors import StoreUnavailableError
 from service.events.counting import Counting
 from service.events.ledger import RECORD, Ledger, records_of
 from service.events.memory import Bounds, EventMemory
+from service.events.rows import StoredEvent
 from service.events.store import EventStore
 from service.events.tables import DELETED_USERS, EVENTS
 from sidera.catalog import Catalog, create_catalog
@@ -208,6 +210,46 @@ def test_items_that_got_other_numbers_are_counted_anew(world: World) -> None:
     world.renumbered.set()
     assert memory.refresh()
     assert counts(memory) == anew(world)
+
+
+def test_counting_anew_that_the_database_cuts_off_is_begun_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = world.memory()
+    for user_id in ("anna", "ben"):
+        world.store.add([event(f"{n}{user_id}", user_id, f"drama-{n}", 20 + n) for n in range(2)])
+    memory.refresh()
+    whole = world.store.all_beyond
+
+    def cut_off(learnt_us: Mapping[str, int]) -> Iterator[tuple[int, list[list[StoredEvent]]]]:
+        for version, histories in whole(learnt_us):
+            yield version, histories[:1]
+            raise StoreUnavailableError("no answer")
+
+    world.renumbered.set()
+    with monkeypatch.context() as failing:
+        failing.setattr(world.store, "all_beyond", cut_off)
+        with pytest.raises(StoreUnavailableError):
+            memory.refresh()
+    assert memory.refresh()
+    assert counts(memory) == anew(world) != {}
+
+
+def test_an_item_that_is_registered_while_the_database_does_not_answer_counts_once_it_does(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = world.memory()
+    world.store.add([event("a", "anna", "drama-0", 20), event("b", "anna", "drama-7", 21)])
+    memory.refresh()
+    world.register(7)
+
+    def fail(users: object) -> None:
+        raise StoreUnavailableError("no answer")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(world.store, "histories", fail)
+        with pytest.raises(StoreUnavailableError):
+            memory.refresh()
+    assert memory.refresh()
+    assert counts(memory) == anew(world) != {}
 
 
 def test_forgetting_a_user_takes_back_at_once_what_the_user_taught_and_nothing_else(world: World) -> None:

@@ -103,6 +103,34 @@ def test_headers_over_their_limit_are_refused_also_if_they_come_at_once_or_line_
         assert client.recv(1000).startswith(b"HTTP/1.1 400 ")
 
 
+def test_lines_behind_a_body_are_limited_as_headers_are() -> None:
+    with listening(20.0, max_header_bytes=1024) as client:
+        client.sendall(b"POST / HTTP/1.1\r\nhost: test\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\nx-long: ")
+        assert answer(client).endswith(b"ok")
+        with contextlib.suppress(ConnectionError):
+            for _ in range(20):
+                client.sendall(b"x" * 100)
+                time.sleep(0.01)
+            assert client.recv(1000).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_body_may_be_larger_than_headers_and_come_in_any_parts() -> None:
+    with listening(20.0, max_header_bytes=200) as client:
+        for part in (b"POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 3000\r\n\r\n", *30 * [b"x" * 100], REQUEST):
+            client.sendall(part)
+            time.sleep(0.005)
+        for _ in range(2):
+            assert answer(client, 1).endswith(b"ok")
+
+
+def test_a_body_that_does_not_come_although_its_request_is_answered_ends_the_connection() -> None:
+    with listening(0.5) as client:
+        client.sendall(b"POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 1000\r\n\r\n")
+        assert answer(client).endswith(b"ok")
+        client.sendall(b"x")
+        assert client.recv(1000) == b""
+
+
 def test_many_requests_at_once_may_be_larger_than_the_headers_of_one() -> None:
     with listening(20.0, max_header_bytes=200) as client:
         client.sendall(10 * REQUEST + REQUEST[:-4])
