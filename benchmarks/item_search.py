@@ -1,22 +1,24 @@
 """Finding items by words: time of a search, memory and build time, over made-up titles.
 
-``python -m benchmarks.item_search --items 1000000`` prints them. Words are drawn by Zipf's law, as in real titles; the
+``python -m benchmarks.item_search --out FILE.json``. Words are drawn by Zipf's law, as in real titles; the
 texts that are searched for are beginnings of one to three words of a title, one letter of every fifth one is another.
 """
 
-import argparse
-import json
 import random
 import time
+from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
+import typer
 
-from benchmarks.hardware import describe_hardware
+from benchmarks.harness import at_most, report, shown
 from sidera.items.item_search import WordIndex, words_in
 
 _SYLLABLES = [consonant + vowel for consonant in "bcdfghklmnprstvz" for vowel in "aeiou"]
 _LONGEST = 9
+_MOST_MS = 20.0
 
 
 def made_up_titles(items: int, words: int, rng: np.random.Generator) -> pa.Array:
@@ -46,35 +48,36 @@ def typed_texts(titles: pa.Array, count: int, rng: random.Random) -> list[str]:
     return texts
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--items", type=int, default=1_000_000)
-    parser.add_argument("--words", type=int, default=300_000, help="different words")
-    parser.add_argument("--searches", type=int, default=500)
-    parser.add_argument("--results", type=int, default=10, help="items a search returns at most")
-    asked = parser.parse_args()
-    titles = made_up_titles(asked.items, asked.words, np.random.default_rng(0))
-    texts = typed_texts(titles, asked.searches, random.Random(0))
+def main(
+    out: Annotated[Path, typer.Option(help="Where the figures go, as JSON.")],
+    items: Annotated[int, typer.Option(min=1_000, help="How many items there are.")] = 1_000_000,
+    words: Annotated[int, typer.Option(min=100, help="How many different words their titles draw from.")] = 300_000,
+    searches: Annotated[int, typer.Option(min=1, help="How many searches are timed.")] = 500,
+    results: Annotated[int, typer.Option(min=1, help="Items that a search returns at most.")] = 10,
+) -> None:
+    """Build the index and time searches in it, without HTTP."""
+    titles = made_up_titles(items, words, np.random.default_rng(0))
+    texts = typed_texts(titles, searches, random.Random(0))
     begun = time.perf_counter()
     index = WordIndex.of(pa.chunked_array([titles]))
     built = time.perf_counter() - begun
     took, worked, empty = [], [], 0
     for text in texts:
         begun, worked_before = time.perf_counter(), time.thread_time()
-        rows = index.search(words_in(text), False, asked.results, None)
+        rows = index.search(words_in(text), False, results, None)
         took.append((time.perf_counter() - begun) * 1000)
         worked.append((time.thread_time() - worked_before) * 1000)
         empty += not len(rows)
-    p50, p99 = np.percentile(took, [50, 99])
-    cpu_p50, cpu_p99 = np.percentile(worked, [50, 99])
-    print(json.dumps(describe_hardware()))
-    print(
-        f"{asked.items} items, {len(index.words)} words: built in {built:.1f} s, {index.num_bytes / 2**20:.0f} MiB kept"
-    )
-    print(f"{len(texts)} searches: p50 {p50:.1f} ms, p99 {p99:.1f} ms; {empty} found nothing")
-    print(f"of the processor alone: p50 {cpu_p50:.1f} ms, p99 {cpu_p99:.1f} ms")
+    p50, p99 = (float(value) for value in np.percentile(took, [50, 99]))
+    note = f"{len(texts)} searches, {empty} found nothing; of the processor alone {np.percentile(worked, 50):.1f} ms"
+    figures = {
+        "search_p50_ms": at_most(p50, _MOST_MS, "ms", note),
+        "search_p99_ms": shown(p99, "ms", f"of the processor alone {np.percentile(worked, 99):.1f} ms"),
+        "build_seconds": shown(built, "s", f"{items:,} items, {len(index.words):,} words"),
+        "kept_mebibytes": shown(index.num_bytes / 2**20, "MiB", "words and postings"),
+    }
+    report("Items by words", figures, out, {"items": items, "words": words})
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)
