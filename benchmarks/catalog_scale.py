@@ -4,10 +4,6 @@ A made-up catalog is built in one process, opened and used in a fresh one, and c
 and how much memory tries and item dictionary hold. The catalog lies in a temporary folder, which is removed.
 """
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,8 +12,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from benchmarks.child_process import ChildError, run_child
 from benchmarks.harness import Figure, at_most, report, shown
-from benchmarks.tokenizer_store import say
 
 MOST_BUILD_SECONDS = 60.0
 MOST_OPEN_SECONDS = 2.0
@@ -25,12 +21,7 @@ MOST_BYTES = 24.0
 """Per item: everything that serving keeps of tries, ids, titles and fields."""
 
 TASKS = ("build", "open", "change", "search", "fold")
-_ROOT = Path(__file__).resolve().parents[1]
 _QUICK_ITEMS = 20_000
-
-
-class ChildError(Exception):
-    """A measured process failed; what it said is in the message."""
 
 
 def main(
@@ -45,33 +36,14 @@ def main(
     work.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(dir=work, prefix="catalog-") as folder:
-            found = {task: run_child(task, Path(folder).resolve(), items) for task in TASKS}
+            found = {
+                task: run_child("benchmarks.catalog_scale_child", task, Path(folder).resolve(), items=items)
+                for task in TASKS
+            }
     except ChildError as error:
         Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="bold red", markup=False)
         raise typer.Exit(1) from None
     report(f"The catalog at {items:,} items", scale_figures(items, found), out, {"items": items, "quick": quick})
-
-
-def run_child(task: str, folder: Path, items: int) -> dict[str, Any]:
-    """Do one task in a process of its own; see :mod:`benchmarks.catalog_scale_child`.
-
-    Raises:
-        ChildError: the process failed.
-    """
-    say(f"{task} {items:,} items")
-    told = json.dumps({"task": task, "folder": str(folder), "items": items})
-    done = subprocess.run(  # noqa: S603 (our own words)
-        [sys.executable, "-m", "benchmarks.catalog_scale_child", told],
-        cwd=_ROOT,
-        env=os.environ,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise ChildError(f"the process that does {task!r} failed:\n{done.stderr[-2000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
 
 
 def scale_figures(items: int, found: Mapping[str, Mapping[str, Any]]) -> dict[str, Figure]:

@@ -5,10 +5,6 @@ long opening takes, how much memory the lists hold once recommendations have rea
 before and after events have filled the delta. The file lies in a temporary folder, which is removed.
 """
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,19 +13,14 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from benchmarks.child_process import ChildError, run_child
 from benchmarks.harness import Figure, at_most, report, shown
-from benchmarks.tokenizer_store import say
 
 MOST_MEBIBYTES = 2048.0
 MOST_LOAD_SECONDS = 2.0
 
 TASKS = ("build", "read")
-_ROOT = Path(__file__).resolve().parents[1]
 _QUICK_ITEMS, _QUICK_TRANSITIONS = 20_000, 400_000
-
-
-class ChildError(Exception):
-    """A measured process failed; what it said is in the message."""
 
 
 def main(
@@ -47,34 +38,15 @@ def main(
     try:
         with tempfile.TemporaryDirectory(dir=work, prefix="memory-") as folder:
             sizes = {"items": items, "transitions": transitions}
-            found = {task: run_child(task, Path(folder).resolve(), sizes) for task in TASKS}
+            found = {
+                task: run_child("benchmarks.memory_scale_child", task, Path(folder).resolve(), **sizes)
+                for task in TASKS
+            }
     except ChildError as error:
         Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="bold red", markup=False)
         raise typer.Exit(1) from None
     title = f"The memory at {items:,} items and {transitions:,} transitions"
     report(title, scale_figures(found), out, sizes | {"quick": quick})
-
-
-def run_child(task: str, folder: Path, sizes: Mapping[str, int]) -> dict[str, Any]:
-    """Do one task in a process of its own; see :mod:`benchmarks.memory_scale_child`.
-
-    Raises:
-        ChildError: the process failed.
-    """
-    say(f"{task} {sizes['items']:,} items and {sizes['transitions']:,} transitions")
-    told = json.dumps({"task": task, "folder": str(folder), **sizes})
-    done = subprocess.run(  # noqa: S603 (our own words)
-        [sys.executable, "-m", "benchmarks.memory_scale_child", told],
-        cwd=_ROOT,
-        env=os.environ,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise ChildError(f"the process that does {task!r} failed:\n{done.stderr[-2000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
 
 
 def scale_figures(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Figure]:

@@ -140,8 +140,11 @@ def test_many_titles_are_found_as_by_looking_at_each() -> None:
 
 
 @given(st.text(max_size=60))
-def test_any_text_is_searched_for(text: str) -> None:
-    LiveItemSearch(catalog()).find(text, 5)
+def test_any_text_finds_no_more_than_asked_for_and_nothing_twice(text: str) -> None:
+    found = LiveItemSearch(catalog()).find(text, 1)
+    every = LiveItemSearch(catalog()).find(text, 100)
+    assert found == every[:1]
+    assert len({(item.domain, item.item_id) for item in every}) == len(every)
 
 
 @given(st.text("abc", min_size=1, max_size=5), st.text("abc", min_size=1, max_size=5))
