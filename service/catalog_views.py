@@ -153,8 +153,8 @@ class CatalogViews:
             for row, sid in enumerate(sids):
                 if len(sid) != len(sizes) or any(code >= size for code, size in zip(sid, sizes, strict=True)):
                     raise CatalogError(
-                        f"row {row} is no semantic ID of this bundle: it has {len(sizes)} codes, each below that of "
-                        f"{', '.join(map(str, sizes))}"
+                        f"row {row} is no semantic ID of this bundle: it has {len(sizes)} codes, each below "
+                        f"the size of its codebook: {', '.join(map(str, sizes))}"
                     )
             sids_SL = np.array(sids, dtype=np.int32)
             return near_items(catalog, sids_SL, most, running.code_vectors, without), catalog.version
