@@ -2,6 +2,7 @@
 
 ``python -m benchmarks.item_search --out FILE.json``. Words are drawn by Zipf's law, as in real titles; the
 texts that are searched for are beginnings of one to three words of a title, one letter of every fifth one is another.
+The same texts are searched for in the index alone, and in a service that holds these items, over HTTP.
 """
 
 import random
@@ -14,6 +15,8 @@ import pyarrow as pa
 import typer
 
 from benchmarks.harness import at_most, report, shown
+from benchmarks.item_search_service import searched
+from benchmarks.tokenizer_store import say
 from sidera.items.item_search import WordIndex, words_in
 
 _SYLLABLES = [consonant + vowel for consonant in "bcdfghklmnprstvz" for vowel in "aeiou"]
@@ -55,7 +58,7 @@ def main(
     searches: Annotated[int, typer.Option(min=1, help="How many searches are timed.")] = 500,
     results: Annotated[int, typer.Option(min=1, help="Items that a search returns at most.")] = 10,
 ) -> None:
-    """Build the index and time searches in it, without HTTP."""
+    """Build the index and time searches in it, then serve the items and time searches over HTTP."""
     titles = made_up_titles(items, words, np.random.default_rng(0))
     texts = typed_texts(titles, searches, random.Random(0))
     begun = time.perf_counter()
@@ -75,6 +78,14 @@ def main(
         "search_p99_ms": shown(p99, "ms", f"of the processor alone {np.percentile(worked, 99):.1f} ms"),
         "build_seconds": shown(built, "s", f"{items:,} items, {len(index.words):,} words"),
         "kept_mebibytes": shown(index.num_bytes / 2**20, "MiB", "words and postings"),
+    }
+    over_http = searched(titles, texts, results, say)
+    http_p50, http_p99 = (float(value) for value in np.percentile(over_http.took_ms, [50, 99]))
+    http_note = f"{len(texts)} searches on one connection, {over_http.empty} found nothing"
+    figures |= {
+        "http_p50_ms": at_most(http_p50, _MOST_MS, "ms", http_note),
+        "http_p99_ms": shown(http_p99, "ms"),
+        "http_first_seconds": shown(over_http.first_seconds, "s", "until the service had made its index"),
     }
     report("Items by words", figures, out, {"items": items, "words": words})
 

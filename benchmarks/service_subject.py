@@ -61,13 +61,22 @@ def make_bundles(home: Path, size: Size, say: Callable[[str], None]) -> Bundles:
     Raises:
         SideraError, TrainingError: as ``training.pipeline.train``.
     """
-    data = home / "data"
-    if not (data / DOMAIN / "interactions.csv").exists():
-        _write_shop(data / DOMAIN, size)
-    first = _trained(home, data, size, "first", tokenizer_seed=0, model_seed=0, say=say)
+    first, data = make_bundle(home, size, say), home / "data"
     other_tokenizer = _trained(home, data, size, "tokenizer", tokenizer_seed=1, model_seed=0, say=say)
     other_model = _trained(home, data, size, "model", tokenizer_seed=0, model_seed=1, say=say)
     return Bundles(first, other_tokenizer, other_model)
+
+
+def make_bundle(home: Path, size: Size, say: Callable[[str], None]) -> Path:
+    """Train the first of them if it is not there yet.
+
+    Raises:
+        SideraError, TrainingError: as ``training.pipeline.train``.
+    """
+    data = home / "data"
+    if not (data / DOMAIN / "interactions.csv").exists():
+        _write_shop(data / DOMAIN, size)
+    return _trained(home, data, size, "first", tokenizer_seed=0, model_seed=0, say=say)
 
 
 def item_ids(size: Size) -> list[str]:

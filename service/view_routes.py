@@ -180,6 +180,7 @@ def view_router() -> APIRouter:
         catalog = running.catalog.catalog
         return context.answer(EvaluationUsersAnswer(users=[_user(user, catalog) for user in users]))
 
+    @router.head("/report", include_in_schema=False)
     @router.get("/report", include_in_schema=False)
     async def report(request: Request, context: Context) -> Response:
         page = await _views(request).report(context.runtime.running())

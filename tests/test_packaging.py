@@ -1,6 +1,10 @@
 import importlib.metadata
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
+WHEEL_PACKAGES = ("service", "sidera", "sidera_client", "training")
 PIN = re.compile(r"[A-Za-z0-9._-]+(\[[a-z,]+\])?==[0-9][0-9A-Za-z.]*")
 
 
@@ -93,3 +98,40 @@ def test_the_licence_is_apache_2() -> None:
     text = (ROOT / "LICENSE").read_text()
     assert "Version 2.0, January 2004" in text
     assert "END OF TERMS AND CONDITIONS" in text
+
+
+# The wheel
+
+
+@pytest.fixture(scope="module")
+def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """What is in a wheel of this working tree."""
+    work = tmp_path_factory.mktemp("wheel")
+    ignored = shutil.ignore_patterns("__pycache__")
+    for name in (*WHEEL_PACKAGES, "benchmarks"):
+        shutil.copytree(ROOT / name, work / "source" / name, ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copyfile(ROOT / name, work / "source" / name)
+    options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--disable-pip-version-check"]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, "-w", work, work / "source"], check=True)
+    (wheel,) = work.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+def test_the_wheel_holds_every_file_of_its_packages(wheel_names: set[str]) -> None:
+    files = {
+        path.relative_to(ROOT).as_posix()
+        for name in WHEEL_PACKAGES
+        for path in (ROOT / name).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert {"service/playground/static/index.html", "service/migrations/env.py"} < files
+    assert files - wheel_names == set()
+
+
+def test_the_wheel_holds_nothing_but_its_packages_its_licence_and_what_pip_reads(wheel_names: set[str]) -> None:
+    about = f"sidera-{__version__}.dist-info"
+    assert {name.partition("/")[0] for name in wheel_names} == {*WHEEL_PACKAGES, about}
+    assert f"{about}/licenses/LICENSE" in wheel_names
+    assert f"{about}/entry_points.txt" in wheel_names

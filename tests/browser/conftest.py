@@ -3,8 +3,9 @@
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from service.app import create_app
 from service.catalog.store import SqlStore
+from service.model import Model
 from service.serving import Serving, listen
+from service.settings import Settings
 from sidera.explain.item_explanation import CodeProbability, HistoryEffect, ItemExplanation, OtherCode, Parts
 from tests.service.fakes import FakeModel, bundle_items, film, settings
 from tests.service.playground.bundles import bundle_with_users
@@ -36,11 +39,58 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
+@dataclass(frozen=True)
+class Served:
+    """Where a ready service listens.
+
+    Attributes:
+        origin: of the public port; ends with a slash.
+        admin: of the admin port.
+    """
+
+    origin: str
+    admin: str
+
+    @property
+    def playground(self) -> str:
+        """The address of the page."""
+        return f"{self.origin}playground/"
+
+
 @contextmanager
-def served(folder: Path, **changes: Any) -> Iterator[str]:
-    """The address of the playground of a ready service."""
-    model = bundle_with_users(folder / "bundle")
-    description = model.description
+def running(chosen: Settings, load: Callable[[Settings], Model], database: Path) -> Iterator[Served]:
+    """A ready service on two free ports."""
+    ready, failures = threading.Event(), list[str]()
+
+    def create(chosen: Any, *, on_outcome: Any, settle: Any) -> Any:
+        def told(failure: str | None) -> None:
+            failures.extend([] if failure is None else [failure])
+            ready.set()
+
+        return create_app(
+            chosen,
+            load=load,
+            store=lambda _: SqlStore(str(database)),
+            on_outcome=told,
+            settle=lambda: None,
+        )
+
+    public, admin = (listen("127.0.0.1", 0, "") for _ in range(2))
+    serving = Serving(chosen, public, admin, create=create)
+    thread = threading.Thread(target=serving.run)
+    thread.start()
+    try:
+        assert ready.wait(30)
+        assert not failures, failures
+        yield Served(*(f"http://127.0.0.1:{listener.getsockname()[1]}/" for listener in (public, admin)))
+    finally:
+        serving.stop()
+        thread.join(30)
+
+
+def stand_in(folder: Path) -> FakeModel:
+    """What serves the bundle that is written into the folder; it explains what it recommends."""
+    description = bundle_with_users(folder).description
     strange = film(6)
     items = [*bundle_items(), type(strange)(strange.domain, strange.item_id, strange.sid, MARKUP, strange.fields)]
     model = FakeModel(items)
@@ -51,33 +101,16 @@ def served(folder: Path, **changes: Any) -> Iterator[str]:
         Parts(0.1, 0.05, 0.0, 0.01),
         (HistoryEffect(0, "drama", "drama-3", 0.7),),
     )
-    ready, failures = threading.Event(), list[str]()
+    return model
 
-    def create(chosen: Any, *, on_outcome: Any, settle: Any) -> Any:
-        def told(failure: str | None) -> None:
-            failures.extend([] if failure is None else [failure])
-            ready.set()
 
-        return create_app(
-            chosen,
-            load=lambda _: model,
-            store=lambda _: SqlStore(str(folder / "items.db")),
-            on_outcome=told,
-            settle=lambda: None,
-        )
-
-    listener = listen("127.0.0.1", 0, "")
-    chosen = settings(bundle=folder / "bundle", playground=True, **changes)
-    serving = Serving(chosen, listener, create=create)
-    thread = threading.Thread(target=serving.run)
-    thread.start()
-    try:
-        assert ready.wait(30)
-        assert not failures, failures
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/playground/"
-    finally:
-        serving.stop()
-        thread.join(30)
+@contextmanager
+def served(folder: Path, model: FakeModel | None = None, **changes: Any) -> Iterator[str]:
+    """The address of the playground of a ready service."""
+    model = model or stand_in(folder / "bundle")
+    chosen = settings(bundle=folder / "bundle", playground=True, admin_port=0, **changes)
+    with running(chosen, lambda _: model, folder / "items.db") as found:
+        yield found.playground
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Locator, Page, Route, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.browser.conftest import MARKUP, served
+import service.playground
+from benchmarks.playground import load_once
+from tests.browser.conftest import MARKUP
 
 Open = Callable[..., Page]
+STATIC = Path(service.playground.__file__).parent / "static"
 READY = {
     "Try it": "ol.results",
     "Why": "svg[role=img]",
@@ -23,6 +26,7 @@ READY = {
 }
 """What each view shows once it is there."""
 VIEWS = tuple(READY)
+TALLEST_BUTTON = "Math.max(...[...document.querySelectorAll('.acts button')].map((one) => one.offsetHeight))"
 
 
 def go_to(page: Page, view: str) -> None:
@@ -60,6 +64,24 @@ def test_a_history_is_put_together_and_taken_apart_by_keyboard_alone(pages: Open
     expect(page.get_by_role("button", name="Remove Film 1")).to_be_focused()
     page.keyboard.press("Enter")
     expect(page.get_by_text("No history yet")).to_be_visible()
+
+
+def test_an_item_is_moved_by_keyboard_alone_as_far_as_it_goes(pages: Open, address: str) -> None:
+    page = pages(address)
+    for number in range(3):
+        page.get_by_role("combobox", name="Add to the history").fill(f"drama-{number}")
+        found_items(page).first.click()
+        expect(page.locator("ol.history li")).to_have_count(number + 1)
+    page.get_by_role("button", name="Move Film 0 down").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Move Film 0 down")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Move Film 0 up")).to_be_focused()
+    with page.expect_request("**/recommend") as sent:
+        page.keyboard.press("Enter")
+    body = sent.value.post_data_json
+    assert body is not None
+    assert [item["item_id"] for item in body["history"]] == ["drama-1", "drama-0", "drama-2"]
 
 
 def test_what_is_in_the_history_changes_what_comes_next(pages: Open, address: str) -> None:
@@ -133,6 +155,16 @@ def test_the_root_leads_to_the_page_and_no_request_leaves_the_origin(pages: Open
         page.locator(READY[view]).first.wait_for()
     assert len(asked) > 10
     assert all(url.startswith(origin) for url in asked)
+
+
+def test_a_measured_load_counts_every_file_and_ends_with_recommendations(browser: Browser, address: str) -> None:
+    load = load_once(browser, address.removesuffix("/playground/"))
+    assert load.elsewhere == 0
+    assert (
+        load.requests >= len(list(STATIC.iterdir())) + 3
+    )  # and what serves, recommendations, whether there is a report
+    assert load.bytes_moved > sum(path.stat().st_size for path in STATIC.iterdir())
+    assert 0 < load.usable_ms <= load.recommended_ms
 
 
 def test_a_random_user_shows_where_the_held_back_item_came(pages: Open, address: str) -> None:
@@ -302,7 +334,7 @@ def test_items_that_cannot_be_read_are_told_with_their_place(pages: Open, addres
 def test_watch_shows_what_the_service_does(pages: Open, address: str) -> None:
     page = pages(f"{address}#watch")
     expect(page.get_by_role("heading", name="Recommendations")).to_be_visible()
-    expect(page.get_by_role("img", name="Recommendations, the last two minutes")).to_be_visible()
+    expect(page.get_by_role("img", name="Recommendations, over time")).to_be_visible()
     for told in ("rqvae, codebooks of 4, 4", "Batch size", "Cache hits", "99 %:", "rows in queues"):
         expect(page.locator("main")).to_contain_text(told)
 
@@ -320,75 +352,6 @@ def test_the_call_to_copy_is_the_one_that_was_made(pages: Open, address: str) ->
     compile(page.get_by_label("The call in Python").inner_text(), "copied", "exec")
 
 
-def test_a_busy_service_is_shown_and_asked_again(pages: Open, address: str) -> None:
-    page = pages("about:blank")
-    refused: list[Route] = []
-
-    def busy_once(route: Route) -> None:
-        if refused:
-            route.continue_()
-            return
-        refused.append(route)
-        error = {"code": "queue_full", "message": "9 rows already wait", "retryable": True}
-        route.fulfill(status=429, headers={"retry-after": "1"}, json={"error": error})
-
-    page.route("**/recommend", busy_once)
-    page.goto(address)
-    expect(page.get_by_role("alert")).to_contain_text("The service is busy")
-    expect(page.get_by_role("alert")).to_contain_text("9 rows already wait")
-    expect(page.locator("ol.results")).to_be_visible()
-
-
-def test_a_service_that_does_not_answer_is_shown_and_can_be_asked_again(pages: Open, address: str) -> None:
-    page = pages(address)
-    expect(page.locator("ol.results")).to_be_visible()
-    page.route("**/recommend", lambda route: route.abort())
-    page.get_by_label("Recommend from").select_option("drama")
-    expect(page.get_by_role("alert")).to_contain_text("No answer")
-    expect(page.locator("#state")).to_contain_text("no answer")
-    page.unroute("**/recommend")
-    page.get_by_role("button", name="Try again").click()
-    expect(page.get_by_role("heading", name="Next in drama")).to_be_visible()
-    expect(page.locator("#state")).to_contain_text("ready")
-
-
-def test_another_bundle_is_told_and_shown(pages: Open, address: str) -> None:
-    page = pages(address)
-    expect(page.locator("ol.results")).to_be_visible()
-
-    def swapped(route: Route) -> None:
-        response = route.fetch()
-        route.fulfill(response=response, json=response.json() | {"bundle_version": "another-one"})
-
-    page.route("**/recommend", swapped)
-    page.route("**/v1/info", swapped)
-    page.get_by_label("Recommend from").select_option("drama")
-    expect(page.get_by_text("Another bundle serves now")).to_be_visible()
-    expect(page.locator("#served")).to_contain_text("another-one")
-    page.get_by_role("button", name="Show them").click()
-    expect(page.get_by_role("heading", name="Next in drama")).to_be_visible()
-    expect(page.get_by_text("Another bundle serves now")).to_have_count(0)
-
-
-def test_a_locked_service_asks_for_a_key_and_keeps_it_in_memory(pages: Open, tmp_path: Path) -> None:
-    with served(tmp_path, api_keys=("a-key-of-some-length",)) as locked:
-        page = pages(locked)
-        page.get_by_label("API key").fill("a-key-of-some-length")
-        page.get_by_role("button", name="Use this key").click()
-        expect(page.locator("ol.results")).to_be_visible()
-        page.get_by_text("The call behind this").click()
-        assert "$SIDERA_KEY" in page.get_by_label("The call in curl").inner_text()
-        assert page.evaluate("localStorage.length + sessionStorage.length + document.cookie.length") == 0
-        page.reload()
-        expect(page.get_by_label("API key")).to_be_visible()
-
-
-def test_the_report_is_a_click_away(pages: Open, address: str) -> None:
-    page = pages(address)
-    page.get_by_role("link", name="Training report").click()
-    expect(page.get_by_text("A report")).to_be_visible()
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_view_is_accessible_and_fits_a_phone(pages: Open, address: str, scheme: str) -> None:
     page = pages(address, color_scheme=scheme, viewport={"width": 360, "height": 740})
@@ -399,6 +362,7 @@ def test_every_view_is_accessible_and_fits_a_phone(pages: Open, address: str, sc
         go_to(page, view)
         page.locator(READY[view]).first.wait_for()
         if view == "Try it":
+            assert page.evaluate(TALLEST_BUTTON) < 48, "a button of a recommendation is broken into lines"
             page.get_by_text("Filters and exclusions").click()
             page.get_by_role("button", name="Add filter").click()
         if view == "Codes":
@@ -412,3 +376,4 @@ def test_every_view_is_accessible_and_fits_a_phone(pages: Open, address: str, sc
         found = axe.run(page, options={"resultTypes": ["violations"]})
         assert found.violations_count == 0, f"{view}: {found.generate_report()}"
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), view
+        assert not re.search(r"\bnull\b|undefined|NaN|\[object", page.locator("body").inner_text()), view

@@ -223,6 +223,12 @@ def test_the_report_is_shown_without_scripts(serve: Serve, tmp_path: Path) -> No
     assert "script-src" not in answer.headers["content-security-policy"]
 
 
+def test_whether_there_is_a_report_is_told_without_sending_it(serve: Serve, tmp_path: Path) -> None:
+    client = serve(bundle_with_users(tmp_path / "bundle"), bundle=tmp_path / "bundle")
+    assert client.head("/report").status_code == 200
+    assert serve(api_keys=("a-key-of-some-length",)).head("/report").status_code == 401
+
+
 def test_a_file_of_the_bundle_that_was_changed_is_refused(serve: Serve, tmp_path: Path) -> None:
     client = serve(bundle_with_users(tmp_path / "bundle"), bundle=tmp_path / "bundle")
     file = tmp_path / "bundle/samples/evaluation_users.json"

@@ -10,7 +10,12 @@ export class Trouble extends Error {
 }
 
 let key = "";
-export const setKey = (given) => { key = given.trim(); };
+// Keeps a key, unless a request could not carry it.
+export function setKey(given) {
+  const fits = /^[\x21-\x7e]+$/.test(given.trim());
+  if (fits) key = given.trim();
+  return fits;
+}
 export const hasKey = () => key !== "";
 
 export const hub = new EventTarget();
@@ -24,7 +29,7 @@ function look(answer) {
   bundle = version;
 }
 
-// Returns { answer, milliseconds }; throws a Trouble, or an AbortError if `signal` ends it.
+// Returns { answer, milliseconds, policy }; throws a Trouble, or an AbortError if `signal` ends it.
 export async function ask(method, path, body, signal) {
   const headers = {};
   if (body !== undefined) headers["content-type"] = "application/json";
@@ -45,12 +50,13 @@ export async function ask(method, path, body, signal) {
     const answer = plain ? text : JSON.parse(text);
     if (!plain) look(answer);
     tell("here");
-    return { answer, milliseconds };
+    return { answer, milliseconds, policy: response.headers.get("content-security-policy") };
   }
   let said = { code: "unknown", message: `The service answered ${response.status}.` };
   try { said = JSON.parse(text).error; } catch { /* a proxy's own page */ }
   const trouble = new Trouble(response.status, said.code, said.message, Number(response.headers.get("retry-after")) || undefined);
   if (trouble.status === 401) tell("locked");
+  if (method === "POST" && (trouble.status === 404 || trouble.status === 422)) tell("doubt"); // another bundle may serve, which does not know this any more
   throw trouble;
 }
 

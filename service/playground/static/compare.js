@@ -1,11 +1,12 @@
 // Two items' codes side by side, with what each code stands for.
 
-import { post } from "./api.js";
+import { hub, post } from "./api.js";
 import { codes, empty, h, named, waiting } from "./dom.js";
 import { finder } from "./finder.js";
 import { trouble } from "./trouble.js";
 
 const kept = [null, null];
+hub.addEventListener("swapped", () => kept.fill(null)); // the codes of another bundle are others
 
 export function compare() {
   const running = new AbortController();

@@ -40,8 +40,8 @@ export const waiting = (rows = 4) =>
 
 export const empty = (headline, hint) => h("p", { class: "empty" }, h("strong", {}, headline), hint);
 
-export const percent = (share) =>
-  share >= 0.0995 ? `${(share * 100).toFixed(0)} %` : share >= 0.001 ? `${(share * 100).toFixed(1)} %` : share > 0 ? "< 0.1 %" : "0 %";
+export const percent = (share) => // the space does not break
+  share >= 0.0995 ? `${(share * 100).toFixed(0)}\u00a0%` : share >= 0.001 ? `${(share * 100).toFixed(1)}\u00a0%` : share > 0 ? "<\u00a00.1\u00a0%" : "0\u00a0%";
 
 export const count = (number) => number.toLocaleString("en");
 

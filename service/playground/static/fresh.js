@@ -39,7 +39,7 @@ export function newDomain(root) {
     if (!domain || !items.length) { placed.replaceChildren(empty("Nothing to place", "Give the domain a name, and at least one title.")); return; }
     if (items.length > most) { placed.replaceChildren(empty("Too many at once", `These are ${count(items.length)} items, and one request takes ${count(most)}. Send them in parts.`)); return; }
     const body = { domain, items, register };
-    placed.replaceChildren(waiting(items.length));
+    placed.replaceChildren(waiting(Math.min(items.length, 6)));
     try {
       const { answer, milliseconds } = await post("tokenize", body, running.signal);
       showPlaced(answer, items, milliseconds, body);

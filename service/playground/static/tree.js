@@ -2,9 +2,10 @@
 
 import { named, percent, s } from "./dom.js";
 
-const STEP = 130, ROW = 24, LEFT = 20, LABEL = 250;
+const ROW = 24, LEFT = 20, NARROW = 600;
+const WIDE_SIZES = { step: 130, label: 250, letters: 30 }, NARROW_SIZES = { step: 36, label: 150, letters: 16 };
 
-const short = (text) => (text.length > 30 ? `${text.slice(0, 29)}…` : text);
+const short = (text, letters) => (text.length > letters ? `${text.slice(0, letters - 1)}…` : text);
 
 // How probable a code is after the codes before it, by both kinds of weights: products of the codes on the way.
 function likely(explanation, level, step) {
@@ -24,7 +25,9 @@ function addPruned(root, chosen, explanation) {
   });
 }
 
-export function tree(items, chosen, explanation) {
+// `room` is the width that there is, in pixels.
+export function tree(items, chosen, explanation, room) {
+  const { step, label, letters } = room < NARROW ? NARROW_SIZES : WIDE_SIZES;
   const levels = chosen.sid.length;
   const root = { key: "", mass: 0, children: new Map(), items: [] };
   for (const item of items) {
@@ -49,8 +52,8 @@ export function tree(items, chosen, explanation) {
     node.y = (below[0].y + below[below.length - 1].y) / 2;
   };
   place(root);
-  const x = (level) => LEFT + level * STEP;
-  const width = x(levels) + LABEL, height = row * ROW + ROW;
+  const x = (level) => LEFT + level * step;
+  const width = x(levels) + label, height = row * ROW + ROW;
   const image = s("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `The ${items.length} best items by their codes; the way to ${named(chosen)} is ${chosen.sid.join(", ")}` });
   const edges = [], nodes = [];
   const draw = (node, level, onWay) => {
@@ -59,11 +62,11 @@ export function tree(items, chosen, explanation) {
       const share = Math.min(1, child.mass / widest);
       const [left, right] = [x(level), x(level + 1)];
       const edge = s("path", { class: way ? "edge" : child.pruned ? "edge faint pruned" : "edge faint", "stroke-width": (1 + 9 * Math.sqrt(share)).toFixed(1),
-        d: `M${left} ${node.y}C${left + STEP / 2} ${node.y} ${right - STEP / 2} ${child.y} ${right} ${child.y}` });
+        d: `M${left} ${node.y}C${left + step / 2} ${node.y} ${right - step / 2} ${child.y} ${right} ${child.y}` });
       edges[way ? "push" : "unshift"](edge);
       nodes.push(s("circle", { class: way ? "node" : "node faint", cx: right, cy: child.y, r: 3.5 }));
       const [item] = child.items;
-      const text = item ? `${child.code}  ${short(named(item))}` : child.pruned ? `${child.code}  ${percent(child.mass)}, pruned` : String(child.code);
+      const text = item ? `${child.code}  ${short(named(item), letters)}` : child.pruned ? `${child.code}  ${percent(child.mass)}, pruned` : String(child.code);
       nodes.push(s("text", { x: right + 9, y: child.y + (item || child.pruned ? 4 : -6), class: way ? "" : "soft" }, s("title", {}, `${item ? named(item) : `code ${child.code}`}: ${percent(child.mass)}`), text));
       draw(child, level + 1, way);
     });

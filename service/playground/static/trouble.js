@@ -12,7 +12,7 @@ export function trouble(error, again) {
   if (error.status === undefined) throw error;
   const wait = error.status === 429 || error.status === 503 ? error.retryAfter || 2 : 0;
   const clock = h("span");
-  const box = h("div", { class: "trouble", role: "alert" }, h("strong", {}, HEADLINES[error.status] || "Something went wrong"), error.message, " ", clock);
+  const box = h("div", { class: "trouble", role: "alert" }, h("strong", {}, HEADLINES[error.status] || "Something went wrong"), h("span", { class: "said" }, /[.!?]$/.test(error.message) ? error.message : `${error.message}.`), " ", clock);
   if (!again) return box;
   const button = h("button", { type: "button", onclick: () => { left = -1; again(); } }, "Try again");
   box.append(h("div", {}, button));

@@ -1,11 +1,15 @@
 // "Watch": what the service does right now, from its own metrics.
 
 import { get } from "./api.js";
-import { count, h, s, waiting } from "./dom.js";
+import { count, empty, h, s, waiting } from "./dom.js";
 import { loadInfo, state } from "./state.js";
 import { trouble } from "./trouble.js";
 
 const EVERY = 2000, KEPT = 60;
+
+// What was seen, kept while other views are open: the time away is one more interval.
+const kept = { rate: [], p50: [], p95: [], p99: [], queue: [], batch: [], hits: [], errors: [] };
+let last = null;
 
 // Prometheus' text as [name, labels, value].
 export function samples(text) {
@@ -50,55 +54,55 @@ function line(values, label) {
 
 export function watch(root) {
   const running = new AbortController();
-  const kept = { rate: [], p50: [], p95: [], p99: [], queue: [], batch: [], hits: [], errors: [] };
-  let last = null, timer = 0;
+  let timer = 0;
   const tiles = h("div", { class: "tiles" }, waiting(3));
   const table = h("div");
   root.append(h("h1", {}, "What the service does"),
-    h("p", { class: "lead" }, "Read from its metrics every two seconds, for the last two minutes. Ask something under Try it, and come back."), tiles, h("div", { class: "gap" }), table);
+    h("p", { class: "lead" }, "Read from its metrics every two seconds while this view is open. The first point of a line is all since the service started; what happens while you are elsewhere is one point."), tiles, h("div", { class: "gap" }), table);
 
-  const tile = (title, value, hint, values) => h("section", { class: "card" }, h("h2", {}, title), h("p", { class: "big" }, value), h("p", { class: "soft small" }, hint), line(values, `${title}, the last two minutes`));
+  const tile = (title, value, hint, values) => h("section", { class: "card" }, h("h2", {}, title), h("p", { class: "big" }, value), h("p", { class: "soft small" }, hint), line(values, `${title}, over time`));
 
   async function look() {
     try {
       const [{ answer: text }] = await Promise.all([get("metrics", running.signal), loadInfo()]);
       const now = { at: performance.now(), all: samples(text) };
-      if (last) show(now);
-      else tiles.replaceChildren(waiting(3));
+      show(now, last || { at: NaN, all: [] });
       last = now;
       timer = setTimeout(look, EVERY);
     } catch (error) {
       if (error.name === "AbortError") return;
+      if (error.status === 404) { tiles.replaceChildren(empty("No figures here", "The service shows its metrics on its admin port alone (SIDERA_PROBES_ON).")); return; }
       tiles.replaceChildren(trouble(error, error.status === 503 || error.status === 429 ? look : () => { tiles.replaceChildren(waiting(3)); look(); }));
     }
   }
 
-  function show(now) {
-    const seconds = (now.at - last.at) / 1000;
-    const more = (name, label) => Math.max(0, sum(now.all, name, label) - sum(last.all, name, label)) / seconds;
+  function show(now, before) {
+    const seconds = (now.at - before.at) / 1000; // NaN for the first look: how long the service ran is not known
+    const more = (name, label) => Math.max(0, sum(now.all, name, label) - sum(before.all, name, label));
+    const rate = (name, label) => (seconds > 0 ? more(name, label) / seconds : null);
     const push = (name, value) => { kept[name].push(value); kept[name].splice(0, kept[name].length - KEPT); };
     for (const [name, share] of [["p50", 0.5], ["p95", 0.95], ["p99", 0.99]]) {
-      const found = quantile(last.all, now.all, share);
+      const found = quantile(before.all, now.all, share);
       push(name, found === null ? null : found * 1000);
     }
-    push("rate", more("sidera_requests_total", 'route="/recommend"'));
+    push("rate", rate("sidera_requests_total", 'route="/recommend"'));
     push("queue", sum(now.all, "sidera_queue_length"));
     const batches = more("sidera_batch_rows_count", 'engine="recommend"');
     push("batch", batches ? more("sidera_batch_rows_sum", 'engine="recommend"') / batches : null);
     const [hits, misses] = [more("sidera_history_cache_hits_total"), more("sidera_history_cache_misses_total")];
     push("hits", hits + misses ? 100 * hits / (hits + misses) : null);
-    push("errors", more("sidera_errors_total"));
+    push("errors", rate("sidera_errors_total"));
     const latest = (name) => kept[name].findLast((value) => value !== null);
     const shown = (name, unit, digits = 1) => (latest(name) === undefined ? "–" : `${latest(name) < 10 ? latest(name).toFixed(digits) : Math.round(latest(name))}${unit}`);
     const all = ["hits", "misses"].map((name) => sum(now.all, `sidera_history_cache_${name}_total`));
     const cached = now.all.some(([name]) => name === "sidera_history_cache_hits_total");
     tiles.replaceChildren(
-      tile("Recommendations", `${kept.rate.at(-1).toFixed(1)} / s`, "requests answered", kept.rate),
+      tile("Recommendations", shown("rate", " / s"), "requests answered", kept.rate),
       tile("Time to answer", shown("p50", " ms"), `half of them were faster; 95 %: ${shown("p95", " ms")}, 99 %: ${shown("p99", " ms")}`, kept.p50),
       tile("Waiting", count(kept.queue.at(-1)), "rows in queues", kept.queue),
       tile("Batch size", shown("batch", ""), "rows computed together, on average", kept.batch),
       tile("Cache hits", cached ? shown("hits", " %", 0) : "off", cached ? `histories of which something was kept; ${count(all[0])} of ${count(all[0] + all[1])} since the start` : "nothing is kept of histories", kept.hits),
-      tile("Errors", `${kept.errors.at(-1).toFixed(1)} / s`, `${count(sum(now.all, "sidera_errors_total"))} since the start`, kept.errors));
+      tile("Errors", shown("errors", " / s"), `${count(sum(now.all, "sidera_errors_total"))} since the start`, kept.errors));
     const rows = [["Bundle", state.info.bundle_version.slice(0, 12)], ["Catalog version", count(state.info.catalog_version)], ["Backbone", state.info.backbone],
       ["Tokenizer", `${state.info.tokenizer.method}, codebooks of ${state.info.tokenizer.codebook_sizes.join(", ")}`],
       ...state.info.domains.map(({ name, items }) => [`Items of ${name}`, count(items)])];

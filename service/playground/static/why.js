@@ -48,7 +48,7 @@ export function why(root) {
       state.picked = at;
       [...picks.querySelectorAll("button")].forEach((button, row) => button.setAttribute("aria-pressed", String(row === at)));
       details.replaceChildren(...cards(explained.items[at]));
-      drawn.replaceChildren(...searched(explained, around, at));
+      drawn.replaceChildren(...searched(explained, around, at, place.clientWidth));
     };
     picks.append(...explained.items.map((item, at) => h("li", {}, h("button", { type: "button", onclick: () => pick(at) }, `${item.rank}. ${named(item)}`))));
     const drawn = h("section", { class: "card", "aria-label": "The search" });
@@ -108,11 +108,11 @@ function cards(item) {
   return [chances, effects];
 }
 
-function searched(explained, around, at) {
+function searched(explained, around, at, room) {
   const items = around.items.slice();
   for (const item of explained.items) if (!items.some((one) => one.item_id === item.item_id)) items.push(item);
   return [h("h2", {}, "The search, code by code"),
     h("p", { class: "legend" }, h("span", {}, h("i"), `the way to ${named(explained.items[at])}`), h("span", {}, h("i", { class: "faint" }), `the ways to the other ${items.length - 1} best items`), h("span", {}, h("i", { class: "pruned" }), "pruned")),
     h("p", { class: "soft small" }, "A wider line carries more probability. Pruned are the likeliest other codes at each step of the way: none of the best items has them."),
-    h("div", { class: "wide", tabindex: "0", role: "group", "aria-label": "Tree of the search" }, tree(items, explained.items[at], explained.items[at].explanation))];
+    h("div", { class: "wide", tabindex: "0", role: "group", "aria-label": "Tree of the search" }, tree(items, explained.items[at], explained.items[at].explanation, room))];
 }

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from service.model import Description
+from service.item_model import Description
 from sidera.bundle import BundleDetails, DomainEntry, write_bundle
 from tests.service.fakes import FakeModel
 

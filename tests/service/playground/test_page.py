@@ -65,6 +65,13 @@ def test_the_files_need_no_key_and_what_they_ask_does(serve: Serve) -> None:
     assert client.post("/search", json={"text": "film"}).status_code == 401
 
 
+def test_every_module_is_asked_for_at_once_and_not_one_after_another() -> None:
+    page = (STATIC / "index.html").read_text()
+    assert set(re.findall(r'rel="modulepreload" href="(.+?)"|type="module" src="(.+?)"', page)) == {
+        ("", path.name) if path.name == "app.js" else (path.name, "") for path in STATIC.glob("*.js")
+    }
+
+
 def test_all_files_together_are_small() -> None:
     assert sum(path.stat().st_size for path in STATIC.iterdir()) < 150_000
 
