@@ -2,16 +2,16 @@
 
 import asyncio
 import shutil
-import time
 from collections import Counter
 from pathlib import Path
 
 from benchmarks.harness import Figure, at_most, shown
+from benchmarks.processes import Client
 from benchmarks.service_catalog import Changer, Watch, timed
 from benchmarks.service_latency import shots
 from benchmarks.service_process import Served, serving
 from benchmarks.service_scope import Scope
-from benchmarks.service_subject import Bundles, item_ids
+from benchmarks.service_subject import Bundles, bodies, item_ids
 from sidera_client.load import Load, Loader
 from training.progress import track
 
@@ -23,19 +23,19 @@ _ROLLBACK_EVERY = 5
 def measure_changes(bundles: Bundles, scope: Scope) -> dict[str, Figure]:
     """``scope.swaps`` swaps, every fifth a rollback, with ``scope.changes`` changes between them, under load.
 
-    Memory counts from when every bundle has served once, since a process keeps some of what a first load took; before
-    and after, the same bundle serves.
+    Memory counts from when every bundle has served once, since a process keeps some of what a first load took. Before
+    and after, it is read in the same state: see :func:`_resident_bytes`.
     """
     names = fill_store(bundles, scope.home / "store")
     settings = {"bundle_store": scope.home / "store", "database": scope.fresh_database()}
     watch = Watch(set(item_ids(scope.size)))
     with serving(settings) as served:
-        for name in [*names, names[0]]:
+        for name in names:
             _activate(served, name)
-        load, changer, before = asyncio.run(_run(served, scope, watch, names))
-        _activate(served, names[0])
-        time.sleep(2.0)
-        after = served.resident_bytes()
+        _answer(served, scope)
+        before = _resident_bytes(served, scope, names)
+        load, changer = asyncio.run(_run(served, scope, watch, names))
+        after = _resident_bytes(served, scope, names)
     failed = Counter(outcome.kind for outcome in load.outcomes if outcome.kind != "200")
     note = f"{scope.swaps} swaps and {sum(changer.made.values())} changes; {len(load.outcomes):,} requests"
     wrong = {kind: count for kind, count in watch.wrong.items() if count}
@@ -59,7 +59,27 @@ def fill_store(bundles: Bundles, store: Path) -> list[str]:
     return [bundle.parent.name for bundle in bundles]
 
 
-async def _run(served: Served, scope: Scope, watch: Watch, names: list[str]) -> tuple[Load, Changer, int]:
+def _resident_bytes(served: Served, scope: Scope, names: list[str]) -> int:
+    """What the process takes once the first bundle was swapped in and has answered ``scope.calls`` requests.
+
+    They are the same ones each time: what is kept of histories, and what a swap gives back to the system, would
+    otherwise count as growth, or hide it.
+    """
+    _activate(served, names[1])
+    _activate(served, names[0])
+    _answer(served, scope)
+    return served.resident_bytes()
+
+
+def _answer(served: Served, scope: Scope) -> None:
+    """Send ``scope.calls`` requests one after another, the same ones at each call."""
+    client = Client(served.port)
+    for body in bodies(scope.size, scope.calls, seed=901):
+        client.post("/recommend", body)
+    client.close()
+
+
+async def _run(served: Served, scope: Scope, watch: Watch, names: list[str]) -> tuple[Load, Changer]:
     stopped = asyncio.Event()
     loader = Loader(served.target, on_reply=watch.check)
 
@@ -77,14 +97,12 @@ async def _run(served: Served, scope: Scope, watch: Watch, names: list[str]) -> 
 
     loading = asyncio.create_task(load())
     changer = Changer(served, watch)
-    await asyncio.sleep(2.0)
-    before = served.resident_bytes()
     try:
         await asyncio.to_thread(_change_all, served, scope, changer, names)
     finally:
         stopped.set()
         done = await loading
-    return done, changer, before
+    return done, changer
 
 
 def _change_all(served: Served, scope: Scope, changer: Changer, names: list[str]) -> None:

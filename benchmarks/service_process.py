@@ -89,22 +89,28 @@ class Served:
         return answer
 
     def swap(self, path: str, body: object = None) -> str:
-        """``activate`` or ``rollback``; returns the version that serves when it is done.
+        """``activate`` or ``rollback``, once no other swap runs; returns the version that serves when it is done.
 
         Raises:
             ServiceProcessError: it is refused, fails, or takes too long.
         """
+        self._bundles_at_rest()  # the first bundle answers a moment before its own swap has ended
         wanted = self.must("POST", path, body, admin=True)["version"]
+        bundles = self._bundles_at_rest()
+        serving = bundles["serving"]
+        if wanted not in (serving["name"], serving["bundle_version"]):
+            raise ServiceProcessError(f"{path} to {wanted!r} failed: {json.dumps(bundles)[:1000]}")
+        return str(serving["bundle_version"])
+
+    def _bundles_at_rest(self) -> Any:
+        """What ``GET /admin/bundles`` says once no swap runs."""
         ends = time.monotonic() + _SWAP_SECONDS
         while time.monotonic() < ends:
             bundles = self.must("GET", "/admin/bundles", admin=True)
             if bundles["swap"] is None:
-                serving = bundles["serving"]
-                if wanted not in (serving["name"], serving["bundle_version"]):
-                    raise ServiceProcessError(f"{path} to {wanted!r} failed: {json.dumps(bundles)[:1000]}")
-                return str(serving["bundle_version"])
+                return bundles
             time.sleep(0.05)
-        raise ServiceProcessError(f"{path} to {wanted!r} did not end within {_SWAP_SECONDS:g} s")
+        raise ServiceProcessError(f"a swap did not end within {_SWAP_SECONDS:g} s: {json.dumps(bundles)[:1000]}")
 
     def kill(self) -> None:
         """``kill -9``, and wait until it is gone."""

@@ -126,8 +126,9 @@ def create_admin_app(public: FastAPI) -> FastAPI:
     context: ServiceContext = public.state.context
     app = FastAPI(
         title="Sidera admin",
-        summary="Which bundle serves",
-        description="Lists the bundle store, swaps another bundle in while requests are answered, and goes back.",
+        summary="Bundles, the live catalog, and users to forget",
+        description="Swaps another bundle in while requests are answered, and goes back; folds what was changed in the "
+        "catalog; lists the users whom training must forget.",
         version=__version__,
         docs_url=None,
         redoc_url=None,

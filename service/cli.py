@@ -11,6 +11,7 @@ from service.bundles.folder import BundleFolder
 from service.catalog.offline import fold_offline
 from service.description import as_yaml
 from service.errors import StartError
+from service.heap import share_one_heap
 from service.logs import make_logger
 from service.runtime import open_store
 from service.security.keys_cli import keys_app
@@ -56,6 +57,7 @@ def serve(
     }
     settings = read_settings({name: value for name, value in flags.items() if value is not None}, os.environ)
     refuse_insecure(settings)
+    share_one_heap()
     source = _checked_source(settings)
     listener = listen(settings.host, settings.port, "--host or --port")
     admin_listener = None

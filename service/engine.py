@@ -77,6 +77,7 @@ class Engine(Generic[Question, Answer]):
         self._observer = observer
         self._runner = BatchRunner(answer, observer, is_out_of_memory)
         self._wake = threading.Condition()
+        self._resting = threading.Event()
         self._queue: JobQueue[Question, Answer] = JobQueue(limits.queue_rows, limits.queue_work)
         self._pace = Pace(limits.wait_seconds)
         self._entrance = Entrance(self._queue, self._pace, limits.keeps_deadlines)
@@ -115,6 +116,10 @@ class Engine(Generic[Question, Answer]):
     def busy_since(self) -> float | None:
         """The ``time.monotonic()`` when the batch or action that runs began; None while none runs."""
         return self._runner.busy_since
+
+    def wait_until_it_rests(self, seconds: float) -> bool:
+        """Wait until nothing is computed and nothing waits, for so long at the most; says whether it is so."""
+        return self._resting.wait(seconds)
 
     def start(self) -> None:
         """Begin to answer."""
@@ -165,6 +170,7 @@ class Engine(Generic[Question, Answer]):
                     raise error
                 jobs = self._jobs(questions, costs, deadline, now)
                 self._queue.add(jobs)
+                self._resting.clear()
                 self._last_arrival = now
                 self._wake.notify()
         finally:
@@ -227,7 +233,9 @@ class Engine(Generic[Question, Answer]):
         """Wait until there is something to do, and perhaps a little for company; False: end."""
         with self._wake:
             while self._open and not self._queue and not self._actions:
+                self._resting.set()
                 self._wake.wait()
+            self._resting.clear()
             began = time.monotonic()
             while self._open and not self._actions and not self._queue.fills(self._budget.current(began)):
                 now = time.monotonic()

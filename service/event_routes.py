@@ -2,13 +2,14 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request
+from fastapi.routing import APIRoute
 from starlette.responses import Response
 
-from service.context import Context, RequestId
+from service.context import Context, RequestId, ServiceContext
 from service.description import EVENT_ERRORS, error_answers
 from service.errors import InvalidRequestError, RequestError
 from service.event_schemas import EventBatch, EventResult, EventRow, EventsAnswer, EventsBody
@@ -24,9 +25,23 @@ from sidera.errors import CatalogError
 from sidera.names import check_domain_name
 
 
+class _Patient(APIRoute):
+    """Takes a body apart in a moment in which no recommendation is computed, if one comes soon."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def wait_and_handle(request: Request) -> Response:
+            context: ServiceContext = request.app.state.context
+            await context.runtime.patience.on_loop()
+            return await handle(request)
+
+        return wait_and_handle
+
+
 def event_router() -> APIRouter:
     """The route."""
-    router = APIRouter(tags=["events"], dependencies=[needs("events")])
+    router = APIRouter(tags=["events"], dependencies=[needs("events")], route_class=_Patient)
 
     @router.post(
         "/events",

@@ -45,8 +45,16 @@ def _microseconds(value: object) -> int:
     return round(value * 1_000_000)
 
 
+def _deletable(value: str) -> str:
+    if value.endswith("/history"):
+        raise ValueError("'/history' ends the path of a user's history; leave it out of the user id")
+    return value
+
+
 EventId = Annotated[str, StringConstraints(min_length=1, max_length=128), AfterValidator(_printable)]
-UserId = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(_printable)]
+UserId = Annotated[
+    str, StringConstraints(min_length=1, max_length=256), AfterValidator(_printable), AfterValidator(_deletable)
+]
 Timestamp = Annotated[
     int,
     PlainValidator(_microseconds),

@@ -4,7 +4,7 @@ Routes appear by their template, unknown ones as ``unmatched``; no item, user or
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -13,14 +13,13 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 from structlog.typing import FilteringBoundLogger
 
+from service.batch_runner import EngineObserver
+from service.engine_metrics import SECONDS, EngineMetrics
 from service.events.metrics import EventMetrics
 from sidera.catalog import Catalog
 from sidera.model.history_cache import HistoryCache
 
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _COUNTS = (0, 1, 2, 5, 10, 20, 50, 100)
-_ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
-_WORK = (16, 64, 256, 512, 1024, 2048, 4096, 8192, 16_384, 65_536)
 _BEAMS = (1, 5, 10, 20, 50, 100, 200, 500)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -35,37 +34,9 @@ class Metrics:
             "sidera_requests", "Requests by route and status.", ["method", "route", "status"], registry=self.registry
         )
         self._latency = Histogram(
-            "sidera_request_seconds", "From first byte to answer.", ["route"], buckets=_SECONDS, registry=self.registry
+            "sidera_request_seconds", "From first byte to answer.", ["route"], buckets=SECONDS, registry=self.registry
         )
-        self._queue_seconds = Histogram(
-            "sidera_queue_seconds", "Time in a queue, a row.", ["engine"], buckets=_SECONDS, registry=self.registry
-        )
-        self._compute_seconds = Histogram(
-            "sidera_compute_seconds",
-            "Time of a batch in its engine.",
-            ["engine"],
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
-        self._batch_rows = Histogram(
-            "sidera_batch_rows", "Rows computed together.", ["engine"], buckets=_ROWS, registry=self.registry
-        )
-        self._batch_work = Histogram(
-            "sidera_batch_work",
-            "Work computed together: tokens of /recommend, padding included, or requests of /tokenize.",
-            ["engine"],
-            buckets=_WORK,
-            registry=self.registry,
-        )
-        self._halved = Counter(
-            "sidera_halved_batches",
-            "Batches that failed and were tried again in halves.",
-            ["engine", "reason"],
-            registry=self.registry,
-        )
-        self._dropped = Counter(
-            "sidera_dropped_rows", "Rows never computed, by reason.", ["engine", "reason"], registry=self.registry
-        )
+        self._engines = EngineMetrics(self.registry)
         self._errors = Counter("sidera_errors", "Errors by code, rows included.", ["code"], registry=self.registry)
         self._items = Histogram(
             "sidera_items_returned", "Items of an answer to /recommend.", buckets=_COUNTS, registry=self.registry
@@ -93,7 +64,7 @@ class Metrics:
             "sidera_stage_seconds",
             "Time of a stage of a batch.",
             ["stage"],
-            buckets=_SECONDS,
+            buckets=SECONDS,
             registry=self.registry,
         )
         self._invalid_items = Counter(
@@ -146,9 +117,6 @@ class Metrics:
             self._swaps.labels(outcome)
         for outcome in ("folded", "failed"):
             self._folds.labels(outcome)
-        for engine in ("recommend", "tokenize"):
-            for reason in ("failed", "out_of_memory"):
-                self._halved.labels(engine, reason)
 
     def render(self) -> bytes:
         """The text that Prometheus reads."""
@@ -248,18 +216,9 @@ class Metrics:
             self._catalog_items.remove(domain)
         self._counted_domains = set(catalog.domains)
 
-    def observer(self, engine: str, log: FilteringBoundLogger) -> "MetricsObserver":
+    def observer(self, engine: str, log: FilteringBoundLogger) -> EngineObserver:
         """What an engine reports to."""
-        return MetricsObserver(
-            engine,
-            log,
-            self._batch_rows.labels(engine),
-            self._queue_seconds.labels(engine),
-            self._compute_seconds.labels(engine),
-            self._batch_work.labels(engine),
-            self._dropped,
-            self._halved,
-        )
+        return self._engines.observer(engine, log)
 
 
 class _ReplicaLag(Collector):
@@ -288,48 +247,3 @@ class _HistoryCacheCollector(Collector):
         yield CounterMetricFamily(f"{name}_reused_items", "Items that were not read again.", reused)
         yield CounterMetricFamily(f"{name}_evictions", "Items that had to go, once a part.", evictions)
         yield GaugeMetricFamily(f"{name}_bytes", "Bytes that are kept.", None if cache is None else cache.num_bytes)
-
-
-class MetricsObserver:
-    """Turns what an engine reports into metrics and logs."""
-
-    def __init__(
-        self,
-        engine: str,
-        log: FilteringBoundLogger,
-        batch_rows: Histogram,
-        queue_seconds: Histogram,
-        compute_seconds: Histogram,
-        batch_work: Histogram,
-        dropped: Counter,
-        halved: Counter,
-    ) -> None:
-        self._engine = engine
-        self._log = log
-        self._batch_rows = batch_rows
-        self._queue_seconds = queue_seconds
-        self._compute_seconds = compute_seconds
-        self._batch_work = batch_work
-        self._dropped = dropped
-        self._halved = halved
-
-    def batch_started(self, rows: int, queue_seconds: Sequence[float]) -> None:
-        self._batch_rows.observe(rows)
-        for seconds in queue_seconds:
-            self._queue_seconds.observe(seconds)
-
-    def batch_work(self, work: int) -> None:
-        self._batch_work.observe(work)
-
-    def batch_halved(self, reason: str) -> None:
-        self._halved.labels(self._engine, reason).inc()
-
-    def batch_ended(self, rows: int, compute_seconds: float) -> None:
-        self._compute_seconds.observe(compute_seconds)
-        self._log.debug("batch", engine=self._engine, rows=rows, seconds=round(compute_seconds, 6))
-
-    def dropped(self, reason: str) -> None:
-        self._dropped.labels(self._engine, reason).inc()
-
-    def died(self, error: BaseException) -> None:
-        self._log.critical("an engine died; restart the service", engine=self._engine, exc_info=error)

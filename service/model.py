@@ -6,7 +6,6 @@ Shapes: N item, D item vector dim, L level.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +15,7 @@ import torch
 
 from service.errors import StartError
 from service.events.counting import Counting
+from service.item_model import BundleItems, Description
 from service.job_queue import Cost
 from sidera.bundle import verified_bundle
 from sidera.catalog import Catalog
@@ -27,18 +27,6 @@ from sidera.model.history_cache import HistoryCache
 from sidera.model.weight_formats import WeightFormat
 from sidera.recommender import Query, Recommendation
 from sidera.request_checks import check_query, work_of
-from sidera.tokenizers import tokenizer_digest
-
-
-@dataclass(frozen=True)
-class Description:
-    """What does not change while a bundle is served. Digests are hex."""
-
-    bundle_version: str
-    backbone: str
-    tokenizer_method: str
-    tokenizer_digest: str
-    encoder_digest: str
 
 
 class Model(Protocol):
@@ -85,7 +73,7 @@ class Model(Protocol):
 
         Args:
             vectors: by (domain, item id), float32[D], of the items that joined since the snapshot in use; with ``anew``
-                since the bundle was written.
+                since the bundle was written, and what was learnt from events is let go: it goes by other numbers.
         """
 
     @property
@@ -107,22 +95,16 @@ class Model(Protocol):
         """What the codes of SIDs stand for, as item vectors: float32[N, D]; any thread may ask."""
 
 
-class BundleModel:
+class BundleModel(BundleItems):
     """The model of one bundle."""
 
     def __init__(self, loaded: LoadedBundle) -> None:
+        encoder = loaded.item_encoder
+        super().__init__(loaded.manifest, loaded.tokenizer, encoder.text_encoder.digest, lambda: encoder)
         self._recommender = loaded.recommender
-        self._encoder = loaded.item_encoder
         self._alike = self._bundle_alike = loaded.alike
         self._learnt: tuple[TransitionDelta, float] | None = None
         self.samples: Sequence[object] = loaded.samples
-        self.description = Description(
-            bundle_version=loaded.manifest.bundle_version,
-            backbone=str(loaded.manifest.parts["language_model"]["backbone"]),
-            tokenizer_method=loaded.tokenizer.method,
-            tokenizer_digest=tokenizer_digest(loaded.tokenizer),
-            encoder_digest=self._encoder.text_encoder.digest,
-        )
 
     @property
     def catalog(self) -> Catalog:
@@ -161,6 +143,8 @@ class BundleModel:
         def swap() -> None:
             self._recommender.replace_catalog(prepared)
             self._alike = alike
+            if anew:
+                self._learnt = None
             if self._learnt is not None:
                 self.learn(*self._learnt)
 
@@ -177,19 +161,9 @@ class BundleModel:
             self._learnt = delta, now
             self._recommender.replace_neighbours(neighbours.with_transitions(delta, now))
 
-    def vectors(self, items: Sequence[Mapping[str, object]]) -> npt.NDArray[np.float32]:
-        vectors_ND: npt.NDArray[np.float32] = self._encoder.vectors(items)
-        return vectors_ND
-
-    def place(
-        self, vectors_ND: npt.NDArray[np.float32], domain: str, taken_NL: npt.NDArray[np.int32]
-    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
-        sids_NL, moved_N = self._encoder.place(vectors_ND, domain, taken_NL)
-        return sids_NL, moved_N
-
     @torch.inference_mode()
     def code_vectors(self, sids_NL: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
-        vectors_ND: npt.NDArray[np.float32] = self._encoder.tokenizer.reconstruct(torch.from_numpy(sids_NL)).numpy()
+        vectors_ND: npt.NDArray[np.float32] = self._encoder().tokenizer.reconstruct(torch.from_numpy(sids_NL)).numpy()
         return vectors_ND
 
 

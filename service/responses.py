@@ -83,7 +83,7 @@ def _validation_error(problems: Sequence[Any], request: Request) -> RequestError
     field = body_field_path(problem["loc"])
     if problem["type"] == "json_invalid":
         return InvalidJsonError("the body is not JSON; send a JSON object")
-    if not media_type.endswith(("/json", "+json")):
+    if problem["loc"][0] == "body" and not media_type.endswith(("/json", "+json")):
         return InvalidJsonError("the body is not declared as JSON; send the header 'content-type: application/json'")
     if problem["type"] == "missing" and field is None:
         return InvalidJsonError("there is no body; send a JSON object")

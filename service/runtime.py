@@ -18,6 +18,7 @@ from service.catalog.rows import CatalogStore
 from service.catalog.store import SqlStore
 from service.errors import NotReadyError, RequestError
 from service.events.desk import EventDesk
+from service.events.patience import Patience
 from service.events.store import EventStore
 from service.metrics import Metrics
 from service.model import Model
@@ -48,10 +49,12 @@ class Runtime:
         self._stopping = threading.Event()
         self._current = Current()
         self._desk: EventDesk | None = None
+        self.patience = Patience(self._wait_for_rest)
 
         def open_all(settings: Settings) -> CatalogStore:
             store = open_store(settings)
-            desk = EventDesk(EventStore(store.database, settings.max_user_events), settings, metrics, log)
+            events = EventStore(store.database, settings.max_user_events)
+            desk = EventDesk(events, settings, metrics, log, Patience(self._wait_for_rest).wait)
             desk.start()
             self._desk = desk
             return store
@@ -80,6 +83,10 @@ class Runtime:
             raise NotReadyError("the database is being opened; retry in a moment", retry_after=2)
         return self._desk
 
+    def _wait_for_rest(self, seconds: float) -> bool:
+        generation = self._current.look()
+        return generation is None or generation.recommender.wait_until_it_rests(seconds)
+
     def running(self) -> Generation:
         """What serves; the same one for all of a request.
 
@@ -94,6 +101,15 @@ class Runtime:
         if not generation.alive:
             raise NotReadyError("an engine of the service has died; it needs a restart", retry_after=30)
         return generation
+
+    def serving_now(self) -> list[Generation]:
+        """What serves this request, and what has taken its place meanwhile, if anything has.
+
+        Raises:
+            NotReadyError: nothing serves, and why.
+        """
+        held, current = self.running(), self._current.look()
+        return [held] if current is None or current is held else [held, current]
 
     def refusal(self) -> RequestError | None:
         """Why no row of /recommend would be let in now; None where one would, or nothing serves yet."""

@@ -7,12 +7,12 @@ is cut off, and the process ends with 1. A second signal skips the wait.
 
 import asyncio
 import contextlib
-import ctypes
 import gc
 import json
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Literal
@@ -24,10 +24,14 @@ from fastapi import FastAPI
 from service.app import create_admin_app, create_app
 from service.context import ServiceContext
 from service.errors import StartError
+from service.heap import give_back
 from service.logs import server_log_config
 from service.refusing_protocol import refusing_protocol
 from service.security.slow_headers import impatient_protocol
 from service.settings import Settings
+
+_SWITCH_SECONDS = 0.0005
+"""So long one thread keeps the others from running Python: a batch waits for it between its many short steps."""
 
 _LAST_SECONDS = 2.0
 """Of the grace period, for what comes after the last answer: engines, the database."""
@@ -53,9 +57,7 @@ def settle() -> None:
     """Collect all garbage, that of old bundles too, and look at what is left never again: it stays for long."""
     gc.unfreeze()
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:  # glibc keeps free memory otherwise: 40 MiB more after some swaps of a small bundle
-        trim(0)
+    give_back()
     gc.freeze()
 
 
@@ -94,6 +96,7 @@ class Serving:
 
     def run(self) -> None:
         """Serve until a signal, or :meth:`stop`, or a start that fails, which ``failure`` then tells."""
+        sys.setswitchinterval(_SWITCH_SECONDS)
         with asyncio.Runner(loop_factory=self._public.config.get_loop_factory()) as runner:
             runner.run(self._serve())
 

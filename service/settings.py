@@ -78,13 +78,13 @@ class Settings(BaseSettings):
         (), description="plain keys with every scope but admin; without any key everybody is let in"
     )
     rate_requests_per_second: float = Field(
-        0, ge=0, allow_inf_nan=False, description="requests a second of one key; more get 429; 0: any number"
+        0, ge=0, allow_inf_nan=False, description="requests a second of one key to one replica; more get 429; 0: any"
     )
     rate_rows_per_second: float = Field(
         0,
         ge=0,
         allow_inf_nan=False,
-        description="rows of /recommend and /events and items of /tokenize a second of one key; 0: any",
+        description="rows of /recommend and /events and items of /tokenize a second of one key to one replica; 0: any",
     )
     rate_burst_seconds: float = Field(
         10, gt=0, allow_inf_nan=False, description="seconds of its rate that a silent key may send at once"

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
 from starlette.concurrency import run_in_threadpool
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.responses import Response
 
 from service.context import Context, RequestId
@@ -25,12 +26,21 @@ _UserId = Annotated[UserId, Path(description="may hold slashes")]
 _MOST_LISTED = 1000
 
 
+class _WholeUser(PathConvertor):
+    """A user id in a path, of any characters: the path of a user's history is not that of a user ``.../history``."""
+
+    regex = "(?s:.*)(?<!/history)"
+
+
+register_url_convertor("user", _WholeUser())
+
+
 def user_router() -> APIRouter:
     """The routes of the public port."""
     router = APIRouter(tags=["users"], dependencies=[needs("events")], responses=error_answers(*EVENT_ERRORS))
 
     @router.get(
-        "/users/{user_id:path}/history",
+        "/users/{user_id:user}/history",
         operation_id="user_history",
         summary="What is stored of a user",
         response_model=UserHistoryAnswer,
@@ -57,7 +67,7 @@ def user_router() -> APIRouter:
         return context.answer(UserHistoryAnswer(user_id=user_id, events=events))
 
     @router.delete(
-        "/users/{user_id:path}",
+        "/users/{user_id:user}",
         operation_id="delete_user",
         summary="Forget a user",
         response_model=DeletedUserAnswer,
@@ -75,9 +85,9 @@ def user_router() -> APIRouter:
 
         def delete() -> tuple[int, int]:
             done = desk.delete(user_id)
-            learning = context.runtime.running().learning
-            if learning is not None:
-                learning.memory.forget(user_id)
+            for generation in context.runtime.serving_now():
+                if generation.learning is not None:
+                    generation.learning.memory.forget(user_id)
             return done
 
         removed, deleted_us = await run_in_threadpool(delete)

@@ -30,6 +30,7 @@ class StoredBundle:
         created: when its maker says that it was made; None where it is not complete.
         problem: why it cannot be loaded; None where it is complete.
         fingerprint: another one whenever a file of it was written, added or removed.
+        is_unreadable: whether the file system failed while it was looked at; another look may find a bundle.
     """
 
     name: str
@@ -38,6 +39,7 @@ class StoredBundle:
     created: datetime | None
     problem: str | None
     fingerprint: str
+    is_unreadable: bool = False
 
 
 class BundleFolder:
@@ -70,7 +72,18 @@ class BundleFolder:
 
 
 def read_version(path: Path) -> StoredBundle:
-    """What a folder holds, judged without reading its files, its manifest aside."""
+    """What a folder holds, judged without reading its files, its manifest aside.
+
+    A folder that vanishes meanwhile, or that the file system cannot read, is one with a problem, as it is then.
+    """
+    try:
+        return _read_version(path)
+    except OSError as error:
+        problem = f"it cannot be read now ({error.strerror}); it is looked at again"
+        return StoredBundle(path.name, path, None, None, problem, f"unreadable {error.errno}", is_unreadable=True)
+
+
+def _read_version(path: Path) -> StoredBundle:
     name, problem = path.name, None
     if not _NAME.fullmatch(name):
         problem = "its name has characters other than letters, digits and '._+-'; rename it"

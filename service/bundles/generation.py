@@ -18,16 +18,17 @@ from service.catalog.folding import CatalogFolding
 from service.catalog.follower import CatalogFollower
 from service.catalog.live import LiveCatalog, Vectors
 from service.catalog.rows import CatalogStore
+from service.catalog.state import Numbered
 from service.catalog.tasks import CatalogTask, Tokenized
 from service.engine import Engine
 from service.errors import RequestError, StartError
 from service.events.learning import EventLearner, Learning
+from service.item_model import Description
 from service.limits import recommend_limits, tokenize_limits
 from service.metrics import Metrics
-from service.model import Description, Model, is_out_of_memory
+from service.model import Model, is_out_of_memory
 from service.queries import sample_query
 from service.settings import Settings
-from sidera.catalog import Catalog
 from sidera.errors import SideraError
 from sidera.items.code_map import CodeVectors
 from sidera.model.history_cache import HistoryCache
@@ -98,6 +99,12 @@ class Generation:
         return all(ended)
 
 
+class _Numbering:
+    """Which numbering the items of the model in use have; changed with them, in the thread of its engine."""
+
+    in_use = 0
+
+
 class _Followed:
     """A live catalog that tells the metrics when it was in step with the database."""
 
@@ -144,11 +151,11 @@ class GenerationBuilder:
         """
         serving = threading.Event()
         recommender = self._recommend_engine(model)
-        renumbered = threading.Event()
-        catalog = self._live_catalog(model, store, recommender, serving, renumbered)
+        numbering = _Numbering()
+        catalog = self._live_catalog(model, store, recommender, serving, numbering)
         tokenizer = self._tokenize_engine(catalog, serving)
         learner = EventLearner(store.database, self._settings, self._metrics, self._log)
-        learning = learner.of(model, recommender, lambda: catalog.catalog, renumbered)
+        learning = learner.of(model, recommender, lambda: catalog.numbered, lambda: numbering.in_use)
         recommender.start()
         tokenizer.start()
         generation = Generation(
@@ -225,17 +232,19 @@ class GenerationBuilder:
         store: CatalogStore,
         recommender: Engine[Query, Recommended],
         serving: threading.Event,
-        renumbered: threading.Event,
+        numbering: "_Numbering",
     ) -> LiveCatalog:
-        def prepare_swap(catalog: Catalog, vectors: Vectors, anew: bool) -> Callable[[], None]:
-            swap = model.stage(catalog, vectors, anew=anew)
+        def prepare_swap(snapshot: Numbered, vectors: Vectors, anew: bool) -> Callable[[], None]:
+            stage = model.stage(snapshot.catalog, vectors, anew=anew)
+
+            def swap() -> None:
+                stage()
+                numbering.in_use = snapshot.numbering
 
             def wait_for_swap() -> None:
                 recommender.between_batches(swap).result()
-                if anew:
-                    renumbered.set()
                 if serving.is_set():
-                    self._metrics.catalog_swapped(catalog)
+                    self._metrics.catalog_swapped(snapshot.catalog)
 
             return wait_for_swap
 

@@ -25,6 +25,9 @@ from service.model import Model
 from service.settings import Settings
 from sidera.errors import SideraError
 
+_FOLLOW_SECONDS = 2.0
+"""How often a replica looks which version the others were told to serve."""
+
 Reason = Literal["start", "admin", "rollback", "watch", "follow"]
 
 
@@ -76,6 +79,7 @@ class Lifecycle:
         self._swapper = Swapper(settings, metrics, log, load, self._database, current, self._stopping, settle)
         self._asked = threading.Condition()
         self._wanted: StoredBundle | None = None
+        self._watched_at = 0.0
         self._progress: Progress | None = Progress("", "start", "looking for a bundle")
         self._thread = threading.Thread(target=self._run, name="bundles", daemon=True)
         self.start_failure: str | None = None
@@ -191,7 +195,7 @@ class Lifecycle:
         """What to swap in: what was asked for, or what watching found; None once in a while."""
         with self._asked:
             if self._wanted is None and not self._stopping.is_set():
-                self._asked.wait(self._settings.watch_bundles or None)
+                self._asked.wait(min(_FOLLOW_SECONDS, self._settings.watch_bundles or _FOLLOW_SECONDS))
             stored, self._wanted = self._wanted, None
         if stored is not None or self._stopping.is_set():
             return stored
@@ -203,7 +207,7 @@ class Lifecycle:
         return found
 
     def _seen(self) -> tuple[StoredBundle | None, Reason]:
-        """What watching finds: what another replica was told to serve, or else a newer bundle."""
+        """What another replica was told to serve, or else a newer bundle, where those are watched for."""
         generation = self._current.look()
         serving = None if generation is None else generation.description.bundle_version
         try:
@@ -211,7 +215,13 @@ class Lifecycle:
         except (ServiceError, SideraError) as error:
             self._log.warning("the choice of the other replicas cannot be read", reason=str(error))
             return None, "follow"
-        return (self._versions.newer(serving), "watch") if chosen is None else (chosen, "follow")
+        if chosen is not None:
+            return chosen, "follow"
+        watched_for = time.monotonic() - self._watched_at
+        if not self._settings.watch_bundles or watched_for < self._settings.watch_bundles:
+            return None, "watch"
+        self._watched_at = time.monotonic()
+        return self._versions.newer(serving), "watch"
 
     def _attempt(self, stored: StoredBundle) -> str | None:
         """Load a bundle and let it serve; why it does not, otherwise."""

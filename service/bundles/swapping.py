@@ -44,6 +44,7 @@ class Swapper:
         self._current = current
         self._settle = settle
         self._builder = GenerationBuilder(settings, metrics, log, stopping, self._catch_up)
+        self._turn = threading.Lock()  # a change goes through the old generation before a swap, or is caught up after
         self._retired: Generation | None = None
         self._has_garbage = False
 
@@ -89,9 +90,10 @@ class Swapper:
         old = self._current.look()
 
         def swap() -> None:
-            if old is not None:
-                generation.catalog.refresh()
-            self._current.replace(generation)
+            with self._turn:
+                if old is not None:
+                    generation.catalog.refresh()
+                self._current.replace(generation)
             generation.follower.start()
             generation.folding.start()
             if generation.learning is not None:
@@ -132,10 +134,11 @@ class Swapper:
 
     def _catch_up(self, serving: threading.Event) -> None:
         """A change went through a generation that does not serve any more: let the one that does see it too."""
-        current = self._current.look()
-        if current is None or current.serving is serving:
-            return
-        try:
-            current.catalog.refresh()
-        except ServiceError as error:
-            self._log.error("a change of the catalog is seen later", reason=str(error))
+        with self._turn:
+            current = self._current.look()
+            if current is None or current.serving is serving:
+                return
+            try:
+                current.catalog.refresh()
+            except ServiceError as error:
+                self._log.error("a change of the catalog is seen later", reason=str(error))

@@ -36,6 +36,7 @@ class Versions:
         self._folder = None if settings.bundle_store is None else BundleFolder(settings.bundle_store)
         self._choice: Choice | None = None
         self._is_written = True
+        self._told: set[str] = set()
         self.failures: dict[str, Failure] = {}
 
     @property
@@ -84,7 +85,7 @@ class Versions:
         choice = self._choice = read_choice(self._database())
         if choice is None:
             return complete
-        fresh = [stored for stored in complete if self._settings.watch_bundles and _made(stored) > choice.horizon]
+        fresh = [stored for stored in complete if self._is_fresh(stored, choice)]
         chosen = [stored for stored in complete if stored.name == choice.name]
         if not chosen:
             self._log.warning("the version that served last is not in the bundle store any more", version=choice.name)
@@ -103,6 +104,7 @@ class Versions:
         except StartError as error:
             self._log.error("the bundle store cannot be watched", reason=str(error))
             return None
+        self._tell_unreadable(listed)
         for stored in listed:
             if stored.created is None or _made(stored) <= self._choice.horizon or stored.bundle_version == serving:
                 return None
@@ -111,8 +113,17 @@ class Versions:
                 return stored
         return None
 
+    def _tell_unreadable(self, listed: Sequence[StoredBundle]) -> None:
+        """Say once of each folder that the file system cannot read it."""
+        unreadable = {stored.name: stored.problem for stored in listed if stored.is_unreadable}
+        for name in unreadable.keys() - self._told:
+            self._log.warning(
+                "a version cannot be looked at; what serves goes on", version=name, reason=unreadable[name]
+            )
+        self._told = set(unreadable)
+
     def chosen_elsewhere(self, serving: str | None) -> StoredBundle | None:
-        """The version that another replica was told to serve, if this one watches, and it has not failed here.
+        """The version that another replica was told to serve, unless it has failed here as it is.
 
         Args:
             serving: the bundle version that serves.
@@ -120,7 +131,7 @@ class Versions:
         Raises:
             StoreError: the database cannot be read.
         """
-        if self._folder is None or self._choice is None or not self._settings.watch_bundles:
+        if self._folder is None or self._choice is None:
             return None
         if not self._is_written:
             write_choice(self._database(), self._choice)
@@ -147,9 +158,15 @@ class Versions:
         except ServiceError as error:
             self._log.error("the choice of the other replicas cannot be read", reason=str(error))
 
+    def _is_fresh(self, stored: StoredBundle, choice: Choice) -> bool:
+        """Whether watching takes a version in place of the one that was chosen."""
+        return self._settings.watch_bundles > 0 and _made(stored) > choice.horizon
+
     def _leave(self, choice: Choice | None, stored: StoredBundle) -> None:
         """A version serves here that is not the choice to write; one that was made meanwhile is followed next."""
-        self._choice = None if choice is None else replace(choice, name=stored.name)
+        if choice is not None:
+            choice = replace(choice, name=stored.name, previous=_without(choice.previous, stored.name))
+        self._choice = choice
 
     def failed(self, stored: StoredBundle, reason: str) -> None:
         """A version could not be loaded."""
@@ -166,11 +183,14 @@ class Versions:
         if self._folder is None:
             return
         before = self._choice
+        if before is not None and before.name != stored.name and not asked and not self._is_fresh(stored, before):
+            self._leave(before, stored)  # what was chosen is missing or damaged here alone: the others keep it
+            return
         previous = () if before is None else before.previous
         if rollback:
             previous = previous[1:]
         elif before is not None and before.name != stored.name:
-            previous = (before.name, *(name for name in previous if name != stored.name))[:_KEPT]
+            previous = (before.name, *_without(previous, stored.name))[:_KEPT]
         try:
             now = None if asked else read_choice(self._database())
             if now is not None and now != before and now.name != stored.name:
@@ -183,6 +203,10 @@ class Versions:
             self._is_written = True
         except ServiceError as error:
             self._log.error("after a restart another bundle may serve", version=stored.name, reason=str(error))
+
+
+def _without(names: Sequence[str], one: str) -> tuple[str, ...]:
+    return tuple(name for name in names if name != one)
 
 
 def _made(stored: StoredBundle) -> float:

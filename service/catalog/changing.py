@@ -150,8 +150,7 @@ class Planner:
         if patch.retokenize:
             [placed] = self._placer.place(domain, vectors.of([item]), state, without=sid)
             if placed.sid not in (None, sid):
-                in_bundle = self._base.find(domain, item_id) is not None
-                row = replace(row, sid=placed.sid, moved=placed.moved, retokenized=in_bundle)
+                row = replace(row, sid=placed.sid, moved=placed.moved, retokenized=True)
                 given, reserved = [row], [replace(row, sid=sid)] if before.sid is None else []
         if row == before:
             return Placement(sid, row.moved, registered=True), Plan()

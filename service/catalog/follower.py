@@ -36,6 +36,11 @@ class CatalogFollower:
         self._failures = 0
         self._thread = threading.Thread(target=self._run, name=f"follower of {what}", daemon=True)
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it is to end."""
+        return self._stopping.is_set()
+
     def start(self) -> None:
         """Begin to follow."""
         self._thread.start()
@@ -48,7 +53,8 @@ class CatalogFollower:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        while not self._stopping.wait(self._wait_seconds()):
+        wait_seconds = 0.0  # what changed before it began to follow is looked for at once
+        while not self._stopping.wait(wait_seconds):
             try:
                 self._catalog.refresh()
             except (StoreError, ConflictError) as error:
@@ -59,6 +65,7 @@ class CatalogFollower:
                 if self._failures:
                     self._log.info(f"{self._what} follows the database again")
                 self._failures = 0
+            wait_seconds = self._wait_seconds()
 
     def _wait_seconds(self) -> float:
         return min(self._seconds * 2.0 ** min(self._failures, 10), max(self._seconds, _SLOWEST_SECONDS))

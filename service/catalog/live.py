@@ -19,7 +19,7 @@ from service.catalog.changing import Patch, Plan, Planner, TextVectors
 from service.catalog.placing import NewItem, Placement, Placer, Vectors
 from service.catalog.restoring import Restorer
 from service.catalog.rows import CatalogStore, Sid, StoredCatalog
-from service.catalog.state import State, all_fields, following, step
+from service.catalog.state import Numbered, State, all_fields, following, step
 from service.errors import ConflictError, DatabaseDownError, StaleCatalogError, StoreUnavailableError
 from service.model import Model
 from sidera.catalog import Catalog
@@ -32,7 +32,7 @@ _WAIT_SECONDS = 0.1
 """The longest wait between two attempts."""
 
 Result = TypeVar("Result")
-PrepareSwap = Callable[[Catalog, Vectors, bool], Callable[[], None]]
+PrepareSwap = Callable[[Numbered, Vectors, bool], Callable[[], None]]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class LiveCatalog:
         max_domains: int,
         log: FilteringBoundLogger,
     ) -> None:
-        """``prepare_swap`` takes what :meth:`Model.stage` takes and builds what a snapshot needs.
+        """``prepare_swap`` takes what :meth:`Model.stage` takes, and the numbering, and builds what a snapshot needs.
 
         What it returns puts the snapshot into use, and returns once it is.
         """
@@ -77,6 +77,11 @@ class LiveCatalog:
     def catalog(self) -> Catalog:
         """The snapshot in use; it never changes, the next one replaces it."""
         return self._state.catalog
+
+    @property
+    def numbered(self) -> Numbered:
+        """The snapshot in use, with its numbering."""
+        return self._state.numbered
 
     def restore(self) -> None:
         """Join everything that is stored to the bundle's catalog, and give SIDs to what has none under this tokenizer.
@@ -178,17 +183,18 @@ class LiveCatalog:
         Raises:
             CatalogError: the catalog was read anew from the database meanwhile.
         """
-        before = self._state.catalog
+        state = self._state
+        before = state.catalog
         plain = before.folded(check)
         if plain.overlay == before.overlay:
             return
-        swap = self._prepare_swap(plain, {}, False)  # here the tries get onto the device
+        swap = self._prepare_swap(Numbered(plain, state.numbering), {}, False)  # here the tries get onto the device
         with self._lock:
             state = self._state
             catalog = plain
             if state.catalog is not before:
                 catalog = state.catalog.moved(before, plain)
-                swap = self._prepare_swap(catalog, {}, False)
+                swap = self._prepare_swap(Numbered(catalog, state.numbering), {}, False)
             swap()
             self._state = replace(state, catalog=catalog)
 
@@ -227,7 +233,7 @@ class LiveCatalog:
         found = step(self._base, state, StoredCatalog(version, tuple(changes.items)))
         after = following(self._base, state, found, version, version)
         joined = self._restorer.joined_vectors(after.catalog, found, plan.joining)
-        swap = self._prepare_swap(after.catalog, joined, False)
+        swap = self._prepare_swap(after.numbered, joined, False)
         self._store.commit(changes, tokenizer=self._tokenizer, expected_version=state.stored_version, version=version)
         swap()
         self._state = after
@@ -245,9 +251,10 @@ class LiveCatalog:
     def _take_over(self, state: State, *, whole: bool) -> None:
         reading = self._restorer.read(state, whole=whole, above=self._state.catalog.version)
         after = reading.state
-        swap = None
-        if after.catalog is not self._state.catalog:
-            swap = self._prepare_swap(after.catalog, reading.joined, reading.anew)
+        swap, is_other = None, after.catalog is not self._state.catalog
+        after = replace(after, numbering=self._state.numbering + (is_other and reading.anew))
+        if is_other:
+            swap = self._prepare_swap(after.numbered, reading.joined, reading.anew)
         if reading.changes.given:
             self._store.commit(
                 reading.changes,

@@ -7,9 +7,9 @@ it, find all they need.
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +24,13 @@ from service.catalog.restoring import Reading, Restorer
 from service.catalog.rows import CatalogStore, Key
 from service.catalog.state import State, all_fields
 from service.errors import StaleCatalogError, StartError
-from service.model import Description
+from service.item_model import BundleItems
 from service.settings import Settings
 from sidera.bundle import Bundle, open_bundle, verified_bundle
 from sidera.catalog import Catalog
 from sidera.folded_bundle import LiveItems, write_folded_bundle
-from sidera.items.item_encoder import ItemEncoder, load_item_encoder
-from sidera.tokenizers import load_tokenizer, tokenizer_digest
+from sidera.items.item_encoder import load_item_encoder
+from sidera.tokenizers import load_tokenizer
 
 _ATTEMPTS = 5
 
@@ -64,7 +64,7 @@ def fold_offline(
     stored: StoredBundle = Versions(settings, log, lambda: database).candidates()[0]
     bundle = verified_bundle(stored.path)
     say(f"{stored.name} is whole")
-    items = _BundleItems(stored.path, bundle)
+    items = _ItemsOnDisk(stored.path, bundle)
     reading = _read(items, database, log)
     catalog = reading.state.catalog
     changes = sum(_changes(catalog, domain) for domain in bundle.manifest.domains)
@@ -100,7 +100,7 @@ def _changes(catalog: Catalog, domain: str) -> int:
     return len(catalog.later_items(domain)) + int((catalog.leaves(catalog.bundle_numbers(domain)) < 0).sum())
 
 
-def _vectors(catalog: Catalog, domains: Iterable[str], items: "_BundleItems", known: Vectors) -> Vectors:
+def _vectors(catalog: Catalog, domains: Iterable[str], items: "_ItemsOnDisk", known: Vectors) -> Vectors:
     """The vectors of all items that joined; those that no database has under this encoder are made."""
     made: dict[Key, npt.NDArray[np.float32]] = {}
     for domain in domains:
@@ -117,7 +117,7 @@ def _vectors(catalog: Catalog, domains: Iterable[str], items: "_BundleItems", kn
     return {**known, **made}
 
 
-def _read(items: "_BundleItems", database: CatalogStore, log: FilteringBoundLogger) -> Reading:
+def _read(items: "_ItemsOnDisk", database: CatalogStore, log: FilteringBoundLogger) -> Reading:
     """Everything that is stored, joined to the bundle's catalog; items without a SID get theirs, as in a service."""
     tokenizer = items.description.tokenizer_digest
     restorer = Restorer(items.catalog, database, Placer(items), tokenizer, log)
@@ -136,33 +136,12 @@ def _read(items: "_BundleItems", database: CatalogStore, log: FilteringBoundLogg
     raise StartError("other processes kept changing the catalog while it was read; fold again")
 
 
-class _BundleItems:
-    """What a bundle says of items, without its language model; the encoder is loaded once an item needs it."""
+class _ItemsOnDisk(BundleItems):
+    """A bundle without its language model; the encoder is loaded once an item needs it."""
 
     def __init__(self, path: Path, bundle: Bundle) -> None:
-        self._path = path
         manifest = bundle.manifest
         self.catalog = Catalog.load(bundle.folder("catalog"), manifest.domains, manifest.codebook_sizes)
         tokenizer = load_tokenizer(bundle.folder("tokenizer"))
         embedder = json.loads(bundle.path("embedder/config.json").read_text())
-        self.description = Description(
-            bundle_version=manifest.bundle_version,
-            backbone=str(manifest.parts["language_model"]["backbone"]),
-            tokenizer_method=tokenizer.method,
-            tokenizer_digest=tokenizer_digest(tokenizer),
-            encoder_digest=embedder["digest"],
-        )
-
-    @cached_property
-    def _encoder(self) -> ItemEncoder:
-        return load_item_encoder(self._path)
-
-    def vectors(self, items: Sequence[Mapping[str, object]]) -> npt.NDArray[np.float32]:
-        vectors_ND: npt.NDArray[np.float32] = self._encoder.vectors(items)
-        return vectors_ND
-
-    def place(
-        self, vectors_ND: npt.NDArray[np.float32], domain: str, taken_NL: npt.NDArray[np.int32]
-    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
-        sids_NL, moved_N = self._encoder.place(vectors_ND, domain, taken_NL)
-        return sids_NL, moved_N
+        super().__init__(manifest, tokenizer, embedder["digest"], cache(partial(load_item_encoder, path)))

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from service.catalog.rows import ItemVector, Key, Sid
 from service.catalog.state import State
-from service.model import Description
+from service.item_model import Description
 from sidera.catalog import Catalog
 
 Vectors = Mapping[Key, npt.NDArray[np.float32]]

@@ -30,7 +30,7 @@ class StoredItem:
         fields: its title and all other fields; None: as the bundle has them, or deleted.
         sid: the one that it was given under one tokenizer; None: none, or that of the bundle.
         moved: that is not its nearest leaf.
-        retokenized: it was given in place of the bundle's SID.
+        retokenized: it was asked for in place of the SID that the item had, so it wins over that of any bundle.
         hidden: it must not come back.
         deleted: it is gone, also from any bundle that holds it.
     """

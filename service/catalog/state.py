@@ -8,6 +8,7 @@ meanwhile took is homeless until it gets another one.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from service.catalog.rows import Key, Sid, StoredCatalog, StoredItem
 from sidera.catalog import Catalog, CatalogItem
@@ -24,6 +25,7 @@ class State:
         deleted: the rows of deleted items; an item that comes back has its SID again.
         retired: per domain, SIDs that items once had, or have under another bundle.
         left_out: live items that found no free leaf under this bundle.
+        numbering: another one whenever everything was read anew, so that items may have other numbers.
     """
 
     catalog: Catalog
@@ -32,12 +34,25 @@ class State:
     deleted: Mapping[Key, StoredItem] = field(default_factory=dict)
     retired: Mapping[str, frozenset[Sid]] = field(default_factory=dict)
     left_out: frozenset[Key] = frozenset()
+    numbering: int = 0
+
+    @property
+    def numbered(self) -> "Numbered":
+        """The snapshot with its numbering."""
+        return Numbered(self.catalog, self.numbering)
 
     def taken(self, domain: str) -> Iterator[Sid]:
         """The SIDs of a domain, past ones included, that the bundle does not give."""
         yield from (item.sid for item in self.catalog.later_items(domain).values())
         yield from (row.sid for row in self.deleted.values() if row.domain == domain and row.sid is not None)
         yield from self.retired.get(domain, ())
+
+
+class Numbered(NamedTuple):
+    """A snapshot, and which numbering its items have: in two snapshots of one numbering, a number is of one item."""
+
+    catalog: Catalog
+    numbering: int
 
 
 @dataclass
@@ -127,6 +142,7 @@ def following(base: Catalog, state: State, found: Step, version: int, stored_ver
         deleted,
         retired,
         (state.left_out - touched) | found.left_out,
+        state.numbering,
     )
 
 

@@ -4,7 +4,7 @@ What several requests send while a transaction runs is written by the next one, 
 nothing. A request is answered once its events are committed. Lives as long as the service, whichever bundle serves.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -45,9 +45,18 @@ class UserHistory:
 class EventDesk:
     """Writes and reads events. All methods may be called from any thread."""
 
-    def __init__(self, store: EventStore, settings: Settings, metrics: Metrics, log: FilteringBoundLogger) -> None:
+    def __init__(
+        self,
+        store: EventStore,
+        settings: Settings,
+        metrics: Metrics,
+        log: FilteringBoundLogger,
+        give_way: Callable[[], object] = lambda: None,
+    ) -> None:
+        """``give_way`` is called before events are written, and waits while there is more urgent work."""
         self.weights: Mapping[str, float] = read_kinds(settings.event_weights)
         self._store = store
+        self._give_way = give_way
         self._most_history = settings.max_history_items
         self._exclude_disliked = settings.exclude_disliked
         self._writer: Engine[Sequence[Event], Stored] = Engine(
@@ -131,6 +140,7 @@ class EventDesk:
         return UserHistory(tuple(wanted[-self._most_history :]), disliked if self._exclude_disliked else frozenset())
 
     def _write(self, requests: Sequence[Sequence[Event]]) -> list[Stored]:
+        self._give_way()
         try:
             outcomes = iter(self._store.add([event for events in requests for event in events]))
         except StoreUnavailableError:

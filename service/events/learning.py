@@ -1,6 +1,5 @@
 """Keeps the memory of one bundle in step with the events that are stored, while that bundle serves."""
 
-import threading
 from collections.abc import Callable
 
 from structlog.typing import FilteringBoundLogger
@@ -8,14 +7,15 @@ from structlog.typing import FilteringBoundLogger
 from service.answering import Recommended
 from service.catalog.database import Database
 from service.catalog.follower import CatalogFollower
+from service.catalog.state import Numbered
 from service.engine import Engine
 from service.events.kinds import read_kinds
 from service.events.memory import Bounds, EventMemory
+from service.events.patience import Patience
 from service.events.store import EventStore
 from service.metrics import Metrics
 from service.model import Model
 from service.settings import Settings
-from sidera.catalog import Catalog
 from sidera.items.transitions import TransitionDelta
 from sidera.recommender import Query
 
@@ -40,7 +40,10 @@ class Learning:
     def refresh(self) -> bool:
         """Take over what was stored; says whether there was anything."""
         changed = self.memory.refresh()
-        self._metrics.events.memory_followed()
+        while self.memory.is_behind and not self._follower.is_stopping:
+            self.memory.refresh()
+        if not self.memory.is_behind:
+            self._metrics.events.memory_followed()
         return changed
 
 
@@ -57,21 +60,25 @@ class EventLearner:
         self,
         model: Model,
         recommender: Engine[Query, Recommended],
-        catalog: Callable[[], Catalog],
-        renumbered: threading.Event,
+        catalog: Callable[[], Numbered],
+        numbering: Callable[[], int],
     ) -> Learning | None:
         """That of a bundle; None where it counts no events. What is learnt is swapped in between batches.
 
         Args:
             catalog: gives the snapshot in use.
-            renumbered: set whenever items of that may have got other numbers.
+            numbering: which one the model's items have; asked between two batches.
         """
         counting = model.counting
         if counting is None:
             return None
 
-        def use(delta: TransitionDelta, now: float) -> None:
-            recommender.between_batches(lambda: model.learn(delta, now)).result()
+        def use(delta: TransitionDelta, now: float, counted: int) -> None:
+            def learn() -> None:
+                if numbering() == counted:  # else it stands for other items, and is counted anew at the next look
+                    model.learn(delta, now)
+
+            recommender.between_batches(learn).result()
 
         memory = EventMemory(
             self._store,
@@ -79,7 +86,7 @@ class EventLearner:
             read_kinds(self._settings.event_weights),
             Bounds(self._settings.max_user_events, self._settings.event_memory_bytes),
             catalog,
-            renumbered,
             use,
+            Patience(recommender.wait_until_it_rests).wait,
         )
         return Learning(memory, self._settings.event_memory_seconds, self._metrics, self._log)

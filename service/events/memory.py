@@ -15,21 +15,27 @@ from dataclasses import dataclass
 from itertools import accumulate, chain, pairwise
 
 import numpy as np
-import numpy.typing as npt
 
+from service.catalog.state import Numbered
+from service.events.changes import changed_pairs
 from service.events.counting import Counting
-from service.events.ledger import RECORD, Events, Ledger, records_of
+from service.events.ledger import RECORD, Events, Ledger
 from service.events.rows import NewEvents, StoredEvent
 from service.events.store import EventStore
 from service.events.unknown import Key, UnknownItems
 from sidera.catalog import Catalog
-from sidera.items.transitions import TransitionDelta, pairs_of
+from sidera.items.transitions import TransitionDelta
 
-Pairs = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]
-Use = Callable[[TransitionDelta, float], None]
-"""Puts counts into use, and says what time it is; returns once they are."""
+Use = Callable[[TransitionDelta, float, int], None]
+"""Puts counts into use, and says what time it is and which numbering of the items they are of; returns once they are.
+
+They are let go if the items that serve have another numbering by then.
+"""
 
 _ENTRY_BYTES = 16
+_USERS_AT_ONCE = 128
+"""Between so many users, memory gives way to what is more urgent."""
+
 _FADE_SECONDS = 600.0
 """How often old counts fade where nothing happens."""
 
@@ -43,7 +49,11 @@ class Bounds:
 
 
 class EventMemory:
-    """The counts that events added to one bundle. All methods may be called from any thread."""
+    """The counts that events added to one bundle. All methods may be called from any thread.
+
+    Attributes:
+        is_behind: whether more was stored than the page that was learnt last.
+    """
 
     def __init__(
         self,
@@ -51,25 +61,28 @@ class EventMemory:
         counting: Counting,
         weights: Mapping[str, float],
         bounds: Bounds,
-        catalog: Callable[[], Catalog],
-        renumbered: threading.Event,
+        catalog: Callable[[], Numbered],
         use: Use,
+        give_way: Callable[[], object] = lambda: None,
     ) -> None:
-        """``weights`` are those of the kinds of events; ``catalog`` gives the snapshot in use.
+        """``weights`` are those of the kinds of events; ``catalog`` gives the snapshot in use, and its numbering.
 
-        ``renumbered`` is set whenever items of that snapshot may have got other numbers.
+        ``give_way`` is called now and then while events are learnt, and waits while there is more urgent work.
+        Numbers of two snapshots of one numbering mean the same items; those of another one are counted anew.
         """
         self._store = store
         self._counting = counting
         self._weights = weights
         self._bounds = bounds
         self._catalog = catalog
-        self._renumbered = renumbered
         self._use = use
-        self._lock = threading.Lock()
+        self._give_way = give_way
+        self._round = threading.Lock()  # one thread learns at a time
+        self._lock = threading.Lock()  # held for a page of events at the most, so forgetting waits for no more
+        self._snapshot = catalog()
+        self._is_whole = True
+        self._forgotten: set[str] = set()
         self._domains: dict[str, int] = {}
-        self._version, self._used_at = 0, 0.0
-        self._checked: Catalog | None = None
         self._begin()
 
     @property
@@ -98,66 +111,86 @@ class EventMemory:
         Raises:
             StoreUnavailableError: the database does not answer.
         """
-        with self._lock:
+        with self._round:
             self._rebuild(proceed)
 
     def refresh(self) -> bool:
-        """Take over what was stored since; says whether there was anything.
+        """Take over what was stored since, a page at the most; says whether there was anything.
 
         Raises:
             StoreUnavailableError: the database does not answer.
         """
-        with self._lock:
+        with self._round:
+            snapshot = self._catalog()
             if (
-                self._renumbered.is_set() or self._store.version() < self._version
-            ):  # the database went back to an older state
+                not self._is_whole
+                or snapshot.numbering != self._snapshot.numbering
+                or self._store.version() < self._version  # the database went back to an older state
+            ):
                 self._rebuild(lambda: None)
                 return True
-            new, registered = self._store.since(self._version), self._registered()
-            again = {user_id for user_id in self._unknown.users_of(registered) if user_id in self._ledger}
-            changed = new is not None or bool(again)
-            if changed:
-                try:
-                    self._take(new or NewEvents(self._version, (), ()), again)
-                except BaseException:
-                    self._checked = None  # what was registered is looked for again
-                    raise
-            self._unknown.drop(registered)
-            if changed or time.time() - self._used_at > _FADE_SECONDS:
-                self._put_into_use()
-            return changed
+            self._give_way()
+            with self._lock:
+                self._snapshot = snapshot
+                return self._take_page()
 
     def forget(self, user_id: str) -> None:
-        """Take back at once what a deleted user added."""
+        """Take back at once what a deleted user added; waits for a page of events that is being learnt, no longer."""
         with self._lock:
+            if not self._is_whole:
+                self._forgotten.add(user_id)
             self._unknown.forget(user_id)
             if user_id in self._ledger:
                 self._change([user_id], [b""])
-                self._put_into_use()
+            elif self._is_whole:
+                return
+            self._put_into_use()
 
     def _begin(self) -> None:
         half = self._bounds.memory_bytes // 2
         self._ledger = Ledger(self._bounds.user_events, half)
         self._delta = TransitionDelta(most=max(1, half // _ENTRY_BYTES))
         self._unknown = UnknownItems()
-        self._checked = None
+        self._checked: Catalog | None = None
         self._version, self._used_at = 0, 0.0
+        self.is_behind = False
 
     def _rebuild(self, proceed: Callable[[], None]) -> None:
-        self._begin()
-        self._renumbered.clear()
-        try:
-            self._checked = self._catalog()
-            learnt_us = {name: self._learnt_us(name) for name in self._counting.trained_until}
-            for version, histories in self._store.all_beyond(learnt_us):
-                proceed()
+        with self._lock:
+            self._begin()
+            self._is_whole = False  # until the end; where it is cut off, the next look begins again
+            self._forgotten.clear()
+            self._snapshot = self._catalog()
+            self._checked = self._snapshot.catalog
+        learnt_us = {name: self._learnt_us(name) for name in self._counting.trained_until}
+        for version, histories in self._store.all_beyond(learnt_us):
+            proceed()
+            with self._lock:
                 self._version = version
-                users = [events[0].user_id for events in histories]
-                self._change(users, self._ledger.merged([b""] * len(users), self._events(histories)))
-        except BaseException:
-            self._renumbered.set()  # what was counted is a part: the next look begins again
-            raise
-        self._put_into_use()
+                kept = [events for events in histories if events[0].user_id not in self._forgotten]
+                users = [events[0].user_id for events in kept]
+                self._change(users, self._ledger.merged([b""] * len(users), self._events(kept)))
+        with self._lock:
+            if self._forgotten:  # they may have come back as new users before the first history was read
+                self._take(NewEvents(self._version, (), ()), self._forgotten)
+            self._is_whole = True
+            self._put_into_use()
+
+    def _take_page(self) -> bool:
+        new, registered = self._store.since(self._version), self._registered()
+        again = {user_id for user_id in self._unknown.users_of(registered) if user_id in self._ledger}
+        changed = new is not None or bool(again)
+        if changed:
+            try:
+                self._take(new or NewEvents(self._version, (), ()), again)
+            except BaseException:
+                self._checked = None  # what was registered is looked for again
+                raise
+        self.is_behind = new is not None and new.is_page
+        self._unknown.drop(registered)
+        if changed or time.time() - self._used_at > _FADE_SECONDS:
+            self._put_into_use()
+        return changed
 
     def _take(self, committed: NewEvents, again: set[str]) -> None:
         """Count new events; of the users ``again`` everything anew."""
@@ -168,53 +201,36 @@ class EventMemory:
         for event in committed.events:
             new.setdefault(event.user_id, []).append(event)
         users = list(new.keys() | {user_id for user_id in deleted if user_id in self._ledger} | again)
-        # A user without counted events has none in the ledger, and needs none before the first one that counts.
-        first = [
-            user_id
-            for user_id in users
-            if user_id in again or (user_id not in self._ledger and any(map(self._counts, new.get(user_id, ()))))
-        ]
-        read = self._store.histories(first)
-        stored = dict(zip(first, self._events([read.get(user_id, ()) for user_id in first]), strict=True))
-        kept = dict(zip(users, self._ledger.of(users), strict=True))
-        known = [stored.get(user_id, b"" if user_id in deleted else kept[user_id]) for user_id in users]
-        self._change(users, self._ledger.merged(known, self._events([new.get(user_id, ()) for user_id in users])))
+        for begin in range(0, len(users), _USERS_AT_ONCE):
+            self._give_way()
+            some = users[begin : begin + _USERS_AT_ONCE]
+            kept = dict(zip(some, self._ledger.of(some), strict=True)) | dict.fromkeys(deleted.intersection(some), b"")
+            # A user without counted events has none in the ledger, and needs none before the first one that counts.
+            first = [
+                user_id
+                for user_id in some
+                if user_id in again or (user_id not in self._ledger and any(map(self._counts, new.get(user_id, ()))))
+            ]
+            read = self._store.histories(first)
+            kept |= zip(first, self._events([read.get(user_id, ()) for user_id in first]), strict=True)
+            added = self._events([new.get(user_id, ()) for user_id in some])
+            self._change(some, self._ledger.merged(list(kept.values()), added))
         self._version = committed.version
 
     def _change(self, users: Sequence[str], after: Sequence[Events]) -> None:
         """Let users have these counted events in place of those that the ledger holds."""
         before = self._ledger.of(users)
         gone = self._ledger.put(dict(zip(users, after, strict=True)))
-        old = self._pairs([*before, *gone.values()])
-        new = self._pairs(after)
-        self._delta = self._delta.added(
-            np.concatenate([new[0], old[0]]), np.concatenate([new[1], old[1]]), np.concatenate([new[2], -old[2]])
-        )
-
-    def _pairs(self, histories: Sequence[Events]) -> Pairs:
-        every_E, user_E = records_of(histories)
-        kept_E = every_E["weight"] != 0
-        every_E, user_E = every_E[kept_E], user_E[kept_E]
-        before_X, after_X, count_X = pairs_of(
-            every_E["number"],
-            every_E["happened_us"] / 1e6,
-            every_E["weight"],
-            self._counting.rule,
-            domain_E=every_E["domain"],
-            user_E=user_E,
-            counted_E=every_E["counted"],
-        )
-        # An unknown item has its place among the others, which are no nearer to each other for its want.
-        known_X = (before_X >= 0) & (after_X >= 0)
-        return before_X[known_X], after_X[known_X], count_X[known_X]
+        changed = changed_pairs([*before, *gone.values()], [*after, *(b"" for _ in gone)], self._counting.rule)
+        self._delta = self._delta.added(*changed)
 
     def _put_into_use(self) -> None:
         self._used_at = time.time()
-        self._use(self._delta, self._used_at)
+        self._use(self._delta, self._used_at, self._snapshot.numbering)
 
     def _registered(self) -> list[Key]:
         """The items with events that the catalog did not hold, and now does."""
-        catalog = self._catalog()
+        catalog = self._snapshot.catalog
         if catalog is self._checked:
             return []
         self._checked = catalog
@@ -222,7 +238,7 @@ class EventMemory:
 
     def _events(self, histories: Sequence[Sequence[StoredEvent]]) -> list[Events]:
         """Each user's events as the ledger keeps them."""
-        catalog, rows = self._checked or self._catalog(), []
+        catalog, rows = self._snapshot.catalog, []
         for event in chain.from_iterable(histories):
             number = catalog.find(event.domain, event.item_id)
             if number is None:

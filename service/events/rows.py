@@ -46,11 +46,13 @@ class NewEvents:
         version: up to which everything is told now.
         deleted: users whose events are gone; what of them is in ``events`` came after that.
         events: in the order in which they came.
+        is_page: whether more was committed after ``version``.
     """
 
     version: int
     deleted: tuple[str, ...]
     events: Sequence[StoredEvent]
+    is_page: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,11 +21,17 @@ from service.events.tables import DELETED_USERS, EVENT_STATE, EVENTS
 
 _MOST_COUNTED_USERS = 100_000
 _FETCHED = 20_000
+_PAGE = 10_000
+"""Events that memory takes over at once: what is deleted meanwhile waits for so many."""
 
 _COLUMNS = "user_id, domain, item_id, kind, happened_us, version, position"
 _NEWEST_FIRST = "happened_us DESC, version DESC, position DESC"
 _RAISE = sa.text("UPDATE event_state SET version = version + 1 RETURNING version")
 _VERSION = sa.select(EVENT_STATE.c.version)
+_WITHIN = "version > :after AND version <= :until"
+_PAGE_END = sa.text("SELECT version FROM user_events WHERE version > :after ORDER BY version LIMIT 1 OFFSET :last")
+_EVENTS_WITHIN = sa.text(f"SELECT {_COLUMNS} FROM user_events WHERE {_WITHIN} ORDER BY version, position")  # noqa: S608
+_DELETED_WITHIN = sa.text(f"SELECT user_id FROM deleted_users WHERE {_WITHIN}")  # noqa: S608
 
 
 class EventStore:
@@ -99,20 +105,21 @@ class EventStore:
         with self._database.reading() as connection:
             return self._histories(connection, users)
 
-    def since(self, version: int) -> NewEvents | None:
-        """What was committed after a version; None if nothing was."""
+    def since(self, version: int, page: int = _PAGE) -> NewEvents | None:
+        """What was committed after a version, the oldest first; None if nothing was.
+
+        Args:
+            page: so many events are enough; whole transactions are told, so the last one may bring some more.
+        """
         with self._database.reading() as connection:
             now = int(connection.execute(_VERSION).scalar_one())
             if now == version:
                 return None
-            deleted = connection.execute(sa.select(DELETED_USERS.c.user_id).where(DELETED_USERS.c.version > version))
-            events = connection.execute(
-                sa.text(
-                    f"SELECT {_COLUMNS} FROM user_events WHERE version > :version ORDER BY version, position"  # noqa: S608
-                ),
-                {"version": version},
-            )
-            return NewEvents(now, tuple(deleted.scalars()), [StoredEvent(*row) for row in events])
+            end = connection.scalar(_PAGE_END, {"after": version, "last": page - 1})
+            span = {"after": version, "until": now if end is None else end}
+            deleted = tuple(connection.execute(_DELETED_WITHIN, span).scalars())
+            events = [StoredEvent(*row) for row in connection.execute(_EVENTS_WITHIN, span)]
+            return NewEvents(span["until"], deleted, events, is_page=span["until"] < now)
 
     def all_beyond(self, learnt_us: Mapping[str, int]) -> Iterator[tuple[int, list[list[StoredEvent]]]]:
         """The histories of all users who did something in a domain after the time given for it, some users at once.

@@ -1,7 +1,8 @@
 """Schemathesis over the committed description, against a service on a stand-in for a bundle.
 
-Takes many minutes: ``pytest -m long tests/contract/test_schemathesis.py``. ``CASES`` is how many are needed, which
-``EXAMPLES`` an operation and phase give.
+Takes ten minutes and more, nearly all of them to make up the cases: ``pytest -s -m long`` of this file says how many
+there were. ``CASES`` is how many are needed, which ``EXAMPLES`` an operation and phase give: about 1,200 come from the
+boundaries that the description names, and 9 to 18 more with every example.
 """
 
 import http.client
@@ -16,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CASES = 5000
-EXAMPLES = 800
+EXAMPLES = 400
 
 
 @pytest.fixture
@@ -56,6 +57,7 @@ def test_every_case_that_schemathesis_makes_of_the_description_is_answered_as_de
     quiet = ["--no-color", "--suppress-health-check", "all", "--continue-on-failure"]
     done = subprocess.run([*command, *options, *quiet], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-8000:]
-    made = re.search(r"(\d+) generated, (\d+) passed", done.stdout)
-    assert made is not None
-    assert int(made[1]) == int(made[2]) >= CASES
+    made = re.search(r"(\d+) generated", done.stdout)
+    assert made is not None, done.stdout[-2000:]
+    sys.stderr.write(f"{made[1]} cases\n")
+    assert int(made[1]) >= CASES

@@ -57,7 +57,7 @@ def start(database: str) -> tuple[LiveCatalog, SqlStore]:
     live = LiveCatalog(
         model,
         store,
-        lambda catalog, vectors, anew: model.stage(catalog, vectors, anew=anew),
+        lambda snapshot, vectors, anew: model.stage(snapshot.catalog, vectors, anew=anew),
         max_domains=9,
         log=make_logger("error", StringIO()),
     )

@@ -19,8 +19,8 @@ from service.app import create_app
 from service.catalog.rows import CatalogStore
 from service.catalog.store import SqlStore
 from service.events.counting import Counting
+from service.item_model import Description
 from service.job_queue import Cost
-from service.model import Description
 from service.settings import Settings
 from sidera.catalog import Catalog, CatalogItem, create_catalog
 from sidera.embedding import item_texts
@@ -123,6 +123,8 @@ class FakeModel:
 
         def swap() -> None:
             self._catalog, self.joined = catalog, joined
+            if anew:
+                self.learnt = TransitionDelta()
 
         return swap
 

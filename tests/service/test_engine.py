@@ -3,111 +3,15 @@
 import math
 import threading
 import time
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import wait
-from typing import Any
 
 import pytest
 
-from service.engine import Engine, EngineLimits
-from service.errors import DeadlineError, NotReadyError, OutOfMemoryError, QueueFullError
-from service.job_queue import Cost, one_each
-
-
-class Recorder:
-    """Remembers what an engine reports."""
-
-    def __init__(self) -> None:
-        self.batches: list[int] = []
-        self.queue_seconds: list[float] = []
-        self.compute_seconds: list[float] = []
-        self.work: list[int] = []
-        self.halved: list[str] = []
-        self.drops: list[str] = []
-        self.deaths: list[BaseException] = []
-
-    def batch_started(self, rows: int, queue_seconds: Sequence[float]) -> None:
-        self.batches.append(rows)
-        self.queue_seconds += queue_seconds
-
-    def batch_work(self, work: int) -> None:
-        self.work.append(work)
-
-    def batch_halved(self, reason: str) -> None:
-        self.halved.append(reason)
-
-    def batch_ended(self, rows: int, compute_seconds: float) -> None:
-        self.compute_seconds.append(compute_seconds)
-
-    def dropped(self, reason: str) -> None:
-        self.drops.append(reason)
-
-    def died(self, error: BaseException) -> None:
-        self.deaths.append(error)
-
-
-class Doubler:
-    """Doubles numbers; fails on 13, dies on 666, and waits at 0 until it is let go."""
-
-    def __init__(self) -> None:
-        self.seen: list[list[int]] = []
-        self.entered = threading.Event()
-        self.go = threading.Event()
-
-    def __call__(self, questions: Sequence[int]) -> list[int]:
-        self.seen.append(list(questions))
-        if 0 in questions:
-            self.entered.set()
-            assert self.go.wait(20)
-        if 13 in questions:
-            raise ValueError("13")
-        if 666 in questions:
-            raise SystemExit
-        return [2 * question for question in questions]
-
-
-Build = Callable[..., Engine[int, int]]
-
-
-@pytest.fixture
-def recorder() -> Recorder:
-    return Recorder()
-
-
-@pytest.fixture
-def doubler() -> Iterator[Doubler]:
-    doubler = Doubler()
-    yield doubler
-    doubler.go.set()
-
-
-@pytest.fixture
-def build(recorder: Recorder, doubler: Doubler) -> Iterator[Build]:
-    engines: list[Engine[int, int]] = []
-
-    def make(
-        queue_rows: int = 100,
-        batch_work: int = 4,
-        queue_work: int = 1000,
-        cost: Callable[[int], Cost] = one_each,
-        **limits: Any,
-    ) -> Engine[int, int]:
-        bounds = EngineLimits(queue_rows, queue_work, batch_work, **limits)
-        engines.append(Engine("test", doubler, limits=bounds, observer=recorder, cost=cost))
-        engines[-1].start()
-        return engines[-1]
-
-    yield make
-    doubler.go.set()
-    for engine in engines:
-        engine.stop()
-
-
-def hold(engine: Engine[int, int], doubler: Doubler) -> None:
-    """Keep the thread busy until ``doubler.go`` is set."""
-    engine.submit([0], math.inf)
-    assert doubler.entered.wait(20)
+from service.engine import EngineLimits
+from service.errors import DeadlineError, NotReadyError, QueueFullError
+from service.job_queue import Cost
+from tests.service.engines import Build, Doubler, Recorder, hold
 
 
 def test_answers_come_back_in_the_order_of_the_questions(build: Build) -> None:
@@ -127,6 +31,17 @@ def test_a_batch_is_what_waits_up_to_its_budget(build: Build, doubler: Doubler) 
 def test_a_lone_question_does_not_wait_for_company(build: Build, doubler: Doubler) -> None:
     assert build(batch_work=4, wait_seconds=60).submit([1], math.inf)[0].result(20) == 2
     assert doubler.seen == [[1]]
+
+
+def test_an_engine_rests_while_nothing_is_computed_and_nothing_waits(build: Build, doubler: Doubler) -> None:
+    engine = build()
+    assert engine.wait_until_it_rests(20)
+    hold(engine, doubler)
+    [last] = engine.submit([1], math.inf)
+    assert not engine.wait_until_it_rests(0)
+    doubler.go.set()
+    assert last.result(20) == 2
+    assert engine.wait_until_it_rests(20)
 
 
 def test_a_cancelled_question_is_never_computed_and_its_batch_goes_on(
@@ -187,51 +102,6 @@ def test_cancelled_questions_do_not_keep_a_queue_full(build: Build, doubler: Dou
     assert third.result(20) == 6
 
 
-def test_a_question_that_fails_does_not_fail_its_neighbours(build: Build, doubler: Doubler) -> None:
-    engine = build()
-    hold(engine, doubler)
-    first, bad, third = engine.submit([1, 13, 3], math.inf)
-    doubler.go.set()
-    assert [first.result(20), third.result(20)] == [2, 6]
-    with pytest.raises(ValueError, match="13"):
-        bad.result(20)
-    assert doubler.seen == [[0], [1, 13, 3], [1], [13, 3], [13], [3]]
-    assert engine.alive
-
-
-def test_a_question_that_expires_while_its_batch_fails_is_not_computed_again(
-    build: Build, doubler: Doubler, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine = build()
-    hold(engine, doubler)
-    [late] = engine.submit([1], 100.0 + time.monotonic())
-    [bad] = engine.submit([13], math.inf)
-    inner = doubler.__call__
-
-    def slow(questions: Sequence[int]) -> list[int]:
-        if list(questions) == [1, 13]:
-            now = time.monotonic()
-            monkeypatch.setattr(time, "monotonic", lambda: now + 1000.0)
-        return inner(questions)
-
-    engine._runner._answer = slow
-    doubler.go.set()
-    with pytest.raises(ValueError, match="13"):
-        bad.result(20)
-    with pytest.raises(DeadlineError):
-        late.result(20)
-    assert doubler.seen == [[0], [1, 13], [13]]
-
-
-def test_too_few_answers_fail_the_questions_and_not_the_loop(recorder: Recorder) -> None:
-    engine: Engine[int, int] = Engine("test", lambda questions: [], limits=EngineLimits(9, 9, 4), observer=recorder)
-    engine.start()
-    with pytest.raises(ValueError, match="zip"):
-        engine.submit([1], math.inf)[0].result(20)
-    assert engine.alive
-    engine.stop()
-
-
 def test_an_action_runs_in_the_engines_thread_before_anything_that_waits(build: Build, doubler: Doubler) -> None:
     engine = build()
     hold(engine, doubler)
@@ -249,31 +119,6 @@ def test_an_action_runs_in_the_engines_thread_before_anything_that_waits(build: 
     waiting.result(20)
     assert seen_before == [[[0]]]
     assert threads == ["engine-test"]
-
-
-def test_an_action_that_fails_tells_its_caller_and_the_loop_goes_on(build: Build) -> None:
-    engine = build()
-
-    def action() -> None:
-        raise ValueError("no swap")
-
-    with pytest.raises(ValueError, match="no swap"):
-        engine.between_batches(action).result(20)
-    assert engine.submit([1], math.inf)[0].result(20) == 2
-
-
-def test_a_dead_thread_fails_everything_at_once_and_takes_nothing_more(build: Build, recorder: Recorder) -> None:
-    engine = build()
-    [fatal] = engine.submit([666], math.inf)
-    with pytest.raises(NotReadyError):
-        fatal.result(20)
-    engine.stop()
-    assert not engine.alive
-    assert [type(error) for error in recorder.deaths] == [SystemExit]
-    with pytest.raises(NotReadyError):
-        engine.submit([1], math.inf)
-    with pytest.raises(NotReadyError):
-        engine.between_batches(lambda: None)
 
 
 def test_stopping_finishes_the_running_batch_and_refuses_what_waits(build: Build, doubler: Doubler) -> None:
@@ -376,91 +221,6 @@ def test_a_small_request_overtakes_the_rows_of_a_large_one_that_could_not_have_b
     for future in small + large:
         future.result(20)
     assert doubler.seen[2:] == [[1, 2], [6, 3], [4, 5]]
-
-
-class Greedy(Doubler):
-    """Has memory for two questions at a time; 1000 is too much alone."""
-
-    def __call__(self, questions: Sequence[int]) -> list[int]:
-        answers = super().__call__(questions)
-        if len(questions) > 2 or 1000 in questions:
-            raise MemoryError
-        return answers
-
-
-@pytest.fixture
-def greedy(build: Build) -> Iterator[tuple[Engine[int, int], Greedy]]:
-    engine, greedy = build(batch_work=4), Greedy()
-    engine._runner._answer = greedy
-    yield engine, greedy
-    greedy.go.set()
-
-
-def test_a_batch_that_memory_is_short_for_is_halved_and_so_are_the_next_ones(
-    greedy: tuple[Engine[int, int], Greedy], recorder: Recorder
-) -> None:
-    engine, answer = greedy
-    hold(engine, answer)
-    futures = engine.submit([1, 2, 3, 4, 5, 6], math.inf)
-    answer.go.set()
-    assert [future.result(20) for future in futures] == [2, 4, 6, 8, 10, 12]
-    futures = engine.submit([7, 8, 9, 10], math.inf)
-    assert [future.result(20) for future in futures] == [14, 16, 18, 20]
-    assert answer.seen[:4] == [[0], [1, 2, 3, 4], [1, 2], [3, 4]]
-    assert max(map(len, answer.seen[4:])) == 2
-    assert recorder.halved == ["out_of_memory"]
-
-
-def test_a_row_that_memory_is_short_for_alone_says_so_and_its_neighbours_go_on(
-    greedy: tuple[Engine[int, int], Greedy],
-) -> None:
-    engine, answer = greedy
-    hold(engine, answer)
-    first, large = engine.submit([1, 1000], math.inf)
-    answer.go.set()
-    assert first.result(20) == 2
-    with pytest.raises(OutOfMemoryError) as error:
-        large.result(20)
-    assert error.value.retryable
-
-
-def test_a_retry_does_not_hold_what_the_failed_batch_had_in_memory(build: Build, doubler: Doubler) -> None:
-    engine = build()
-    held: list[weakref.ref[Doubler]] = []
-
-    def wasteful(questions: Sequence[int]) -> list[int]:
-        tensor = Doubler()
-        if len(questions) > 1:
-            held.append(weakref.ref(tensor))
-            raise MemoryError
-        return [int(held[0]() is not None) for _ in questions]
-
-    engine._runner._answer = wasteful
-    assert [future.result(20) for future in engine.submit([1, 2], math.inf)] == [0, 0]
-
-
-def test_a_batch_that_is_over_counts_as_progress_and_one_that_runs_too_long_is_not_alive(
-    build: Build, doubler: Doubler, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine = build(queue_rows=2, stuck_seconds=5)
-    before = engine.last_progress
-    assert engine.busy_since is None
-    hold(engine, doubler)
-    [waiting, other] = engine.submit([1, 2], math.inf)
-    assert engine.busy_since is not None
-    assert engine.alive, "a full queue is no reason to be killed"
-    now = time.monotonic()
-    with monkeypatch.context() as later:
-        later.setattr(time, "monotonic", lambda: now + 6)
-        assert not engine.alive
-        with pytest.raises(NotReadyError):
-            engine.submit([3], math.inf)
-    doubler.go.set()
-    waiting.result(20)
-    other.result(20)
-    engine.between_batches(lambda: None).result(20)
-    assert engine.alive
-    assert engine.last_progress > before
 
 
 def test_draining_computes_what_waits_and_takes_nothing_more(build: Build, doubler: Doubler) -> None:

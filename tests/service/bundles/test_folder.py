@@ -1,5 +1,6 @@
 """What a bundle store holds, as far as a look at it tells."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -52,3 +53,27 @@ def test_the_fingerprint_changes_with_every_file_that_is_written_added_or_remove
 def test_a_store_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"nothing cannot be read .* set SIDERA_BUNDLE_STORE"):
         BundleFolder(tmp_path / "nothing").versions()
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES])
+def test_a_folder_that_fails_while_it_is_looked_at_has_a_problem_and_the_others_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    write_version(tmp_path, "one", day=1)
+    write_version(tmp_path, "two", day=2)
+    lstat = Path.lstat
+
+    def fail(path: Path) -> os.stat_result:
+        if path.name == "metrics.json" and path.parts[-3] == "two":
+            raise OSError(number, os.strerror(number))
+        return lstat(path)
+
+    with monkeypatch.context() as failing:
+        failing.setattr(Path, "lstat", fail)
+        good, bad = BundleFolder(tmp_path).versions()
+    assert (good.name, good.problem) == ("one", None)
+    assert (bad.name, bad.problem) == (
+        "two",
+        f"it cannot be read now ({os.strerror(number)}); it is looked at again",
+    )
+    assert [stored.name for stored in BundleFolder(tmp_path).versions()] == ["two", "one"]

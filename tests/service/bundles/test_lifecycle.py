@@ -1,17 +1,22 @@
 """Swaps: what serves, what is kept, what is refused, and what is freed."""
 
+import errno
+import os
 import threading
 import weakref
+from concurrent.futures import wait
 from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
 from service.app import create_app
+from service.bundles import lifecycle
 from service.bundles.choice import read_choice
-from service.catalog.live import NewItem
+from service.catalog.follower import CatalogFollower
+from service.catalog.live import LiveCatalog, NewItem
 from service.catalog.store import SqlStore
-from service.catalog.tasks import TokenizeTask
+from service.catalog.tasks import Tokenized, TokenizeTask
 from service.errors import StartError, StoreUnavailableError
 from tests.service.bundles.stores import Loader, store_service, until, write_version
 from tests.service.fakes import FakeModel, Gate, bundle_items, film, settings
@@ -222,6 +227,39 @@ def test_a_change_that_ends_on_the_old_generation_is_on_the_new_one_once_it_is_a
         service.settled()
 
 
+def test_a_change_that_is_stored_while_a_swap_no_longer_waits_for_it_is_on_the_new_generation_once_it_is_answered(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is stored after the new generation was brought up to date, and before that one serves."""
+    monkeypatch.setattr(CatalogFollower, "start", lambda self: None)  # nobody but the swap sees to it
+    held, go = threading.Event(), threading.Event()
+
+    class Late:
+        def run(self, catalog: LiveCatalog) -> Tokenized:
+            held.set()
+            assert go.wait(20)
+            return TokenizeTask("drama", (NewItem("late", {"title": "T"}),), register=True).run(catalog)
+
+    refresh = LiveCatalog.refresh
+    with store_service(store, Loader(), tokenize_deadline_ms=1) as service:
+        change = service.runtime.running().tokenizer.submit([Late()], float("inf"))[0]
+        assert held.wait(20)
+
+        def brought_up_to_date(catalog: LiveCatalog) -> bool:
+            changed = refresh(catalog)
+            if not go.is_set():
+                go.set()
+                wait([change], 0.5)  # it is not answered here: that is after the swap
+            return changed
+
+        monkeypatch.setattr(LiveCatalog, "refresh", brought_up_to_date)
+        assert service.admin.post("/admin/bundles/activate", json={"version": "one"}).status_code == 202
+        change.result(20)
+        assert service.runtime.running().catalog.catalog.find("drama", "late") is not None
+        service.settled()
+        assert service.serving() == "one"
+
+
 def test_a_rollback_gives_items_the_sids_that_they_had_under_that_tokenizer(store: Path) -> None:
     loader = Loader(make={"one": lambda: FakeModel(tokenizer="tokenizer-b")})
     with store_service(store, loader) as service:
@@ -277,6 +315,38 @@ def test_a_replica_that_watches_follows_what_another_one_was_told_to_serve(store
         until(lambda: other.states()["one"] == "failed")
         assert other.serving() == "three"
         assert second.loaded.count("one") == 1, "it is not tried again and again"
+
+
+def test_a_replica_that_does_not_watch_follows_what_another_one_was_told_to_serve_and_takes_no_newer_bundle(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "_FOLLOW_SECONDS", 0.01)
+    with store_service(store, Loader()) as told, store_service(store, Loader()) as other:
+        write_version(store, "three", day=3)
+        told.activate("one")
+        until(lambda: other.overview()["swap"] is None and other.serving() == "one")
+        assert other.admin.post("/admin/bundles/rollback").status_code == 202
+        until(lambda: told.overview()["swap"] is None and told.serving() == "two")
+        assert "three" not in (told.serving(), other.serving())
+
+
+@pytest.mark.parametrize("watch_bundles", [0, 0.01])
+def test_a_replica_whose_copy_of_the_chosen_bundle_is_damaged_serves_another_and_the_others_keep_theirs(
+    store: Path, monkeypatch: pytest.MonkeyPatch, watch_bundles: float
+) -> None:
+    monkeypatch.setattr(lifecycle, "_FOLLOW_SECONDS", 0.01)
+    first, second = Loader(), Loader(errors={"one": StartError("a damaged copy")})
+    with store_service(store, first, watch_bundles=watch_bundles) as told:
+        told.activate("one")
+        with store_service(store, second, watch_bundles=watch_bundles) as other:
+            assert other.states() == {"one": "failed", "two": "serving"}
+            assert _chosen(store) == "one"
+            assert other.overview()["rollback_to"] is None, "two serves already"
+            del second.errors["one"]
+            write_version(store, "one", day=1, text="[]")
+            until(lambda: other.overview()["swap"] is None and other.serving() == "one")
+        assert told.serving() == "one"
+        assert first.loaded[:2] == ["two", "one"]
 
 
 def test_a_choice_that_could_not_be_written_is_written_later_and_not_taken_back(
@@ -345,6 +415,31 @@ def test_a_bundle_that_failed_is_tried_again_only_once_it_changes(store: Path) -
         del loader.errors["three"]
         write_version(store, "three", day=3, text="[]")
         until(lambda: service.serving() == "three")
+
+
+def test_a_folder_that_the_file_system_cannot_read_is_told_of_once_and_taken_once_it_can(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lstat, looks = Path.lstat, threading.Semaphore(0)
+
+    def fail(path: Path) -> os.stat_result:
+        if path.name == "three":
+            looks.release()
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return lstat(path)
+
+    with store_service(store, Loader(), watch_bundles=0.01, log_level="info") as service:
+        with monkeypatch.context() as failing:
+            failing.setattr(Path, "lstat", fail)
+            write_version(store, "three", day=3)
+            for _ in range(10):
+                assert looks.acquire(timeout=20)
+            assert service.serving() == "two"
+            assert service.public.post("/recommend", json={"domain": "drama"}).status_code == 200
+        until(lambda: service.serving() == "three")
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "cannot be looked at" in line]
+    assert '"version": "three"' in line
+    assert "it cannot be read now (Stale file handle); it is looked at again" in line
 
 
 def test_a_folder_that_is_being_copied_is_taken_only_once_it_is_whole(store: Path, tmp_path: Path) -> None:

@@ -110,6 +110,25 @@ def test_a_bundles_item_that_was_retokenized_keeps_its_new_sid_under_this_tokeni
     assert SIDS[2] not in {tuple(sid) for sid in without.catalog.sids("drama").tolist()}
 
 
+def test_an_item_that_is_retokenized_after_it_was_folded_into_a_bundle_keeps_its_new_sid_under_that_bundle(
+    world: World,
+) -> None:
+    """A replica that serves the bundle of before makes the change; another one has swapped the folded one in."""
+    live = world.start()
+    live.register("drama", [new("drama-9")])
+    folded_sid = sid_of(live, "drama", "drama-9")
+    folded = world.start(FakeModel([*bundle_items(), film(9, sid=folded_sid)]))
+    assert sid_of(folded, "drama", "drama-9") == folded_sid
+    title = next(t for t in map(str, range(99)) if live.place("drama", [new("y", t)])[0].sid != folded_sid)
+    placed = live.patch("drama", "drama-9", Patch({"title": title}, retokenize=True))
+    assert placed.sid != folded_sid
+    folded.refresh()
+    started = world.start(FakeModel([*bundle_items(), film(9, sid=folded_sid)]))
+    assert sid_of(folded, "drama", "drama-9") == sid_of(started, "drama", "drama-9") == placed.sid
+    folded.register("drama", [new(f"n{n}") for n in range(12)])
+    assert folded_sid not in {tuple(sid) for sid in folded.catalog.sids("drama").tolist()}
+
+
 def test_retokenizing_the_same_text_where_its_leaf_is_nearest_changes_nothing(world: World) -> None:
     live = world.start()
     title = next(t for t in map(str, range(99)) if not live.place("drama", [new("x", t)])[0].moved)

@@ -19,7 +19,7 @@ def start(bundle: Path, store: SqlStore, history_cache_bytes: int = 0) -> tuple[
     live = LiveCatalog(
         model,
         store,
-        lambda catalog, vectors, anew: model.stage(catalog, vectors, anew=anew),
+        lambda snapshot, vectors, anew: model.stage(snapshot.catalog, vectors, anew=anew),
         max_domains=9,
         log=make_logger("error", StringIO()),
     )

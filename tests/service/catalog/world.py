@@ -5,9 +5,9 @@ from collections.abc import Callable
 from io import StringIO
 
 from service.catalog.live import LiveCatalog, NewItem, Vectors
+from service.catalog.state import Numbered
 from service.catalog.store import SqlStore
 from service.logs import make_logger
-from sidera.catalog import Catalog
 from tests.service.fakes import FakeModel
 
 
@@ -25,8 +25,8 @@ class World:
         store = store or SqlStore(self.database)
         self.stores.append(store)
 
-        def prepare_swap(catalog: Catalog, vectors: Vectors, anew: bool) -> Callable[[], None]:
-            return model.stage(catalog, vectors, anew=anew)
+        def prepare_swap(snapshot: Numbered, vectors: Vectors, anew: bool) -> Callable[[], None]:
+            return model.stage(snapshot.catalog, vectors, anew=anew)
 
         live = LiveCatalog(model, store, prepare_swap, max_domains=max_domains, log=make_logger("info", self.logged))
         live.restore()

@@ -193,5 +193,23 @@ def test_no_user_is_named_in_logs_or_metrics(serve: Serve, capfd: pytest.Capture
     client.get("/users/secret-user/history")
     client.delete("/users/secret-user")
     written = capfd.readouterr()
-    assert "/users/{user_id:path}" in written.out + written.err
+    assert "/users/{user_id:user}" in written.out + written.err
     assert "secret" not in written.out + written.err + client.get("/metrics").text
+
+
+def test_the_path_of_a_history_deletes_no_user(serve: Serve) -> None:
+    client = serve(learning_model())
+    answer = client.delete("/users/anna/history")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET")
+    assert client.delete("/users/anna/b").json()["user_id"] == "anna/b"
+    refused = client.post("/events", json=body("e", "anna/history", "drama-0", 20)).json()
+    assert refused["error"]["message"].startswith("'/history' ends the path of a user's history")
+
+
+def test_a_wrong_path_or_header_of_a_request_without_a_body_is_what_the_refusal_names(serve: Serve) -> None:
+    client = serve(learning_model())
+    for wrong in ("a%0Db", "a%0Ab"):
+        answer = client.get(f"/users/{wrong}/history")
+        assert (answer.status_code, answer.json()["error"]["field"]) == (422, "user_id")
+    answer = client.get("/users/anna/history", headers={"x-sidera-deadline-ms": "soon"})
+    assert (answer.status_code, answer.json()["error"]["field"]) == (422, "X-Sidera-Deadline-Ms")

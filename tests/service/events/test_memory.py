@@ -1,7 +1,9 @@
 """What memory learnt step by step is what counting all stored events anew gives."""
 
+import functools
 import itertools
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.catalog.database import Database
+from service.catalog.state import Numbered
 from service.errors import StoreUnavailableError
 from service.events.counting import Counting
 from service.events.ledger import RECORD, Ledger, records_of
@@ -35,8 +38,8 @@ class World:
         self.database = database
         self.store = EventStore(database, MOST)
         self.catalog: Catalog = create_catalog(bundle_items(), SIZES)
-        self.renumbered = threading.Event()
-        self.used: list[TransitionDelta] = []
+        self.numbering = 0
+        self.used: list[tuple[TransitionDelta, int]] = []
 
     def memory(self, bounds: Bounds | None = None) -> EventMemory:
         return EventMemory(
@@ -44,9 +47,8 @@ class World:
             Counting(RULE, {"drama": 10.0, "comedy": None}),
             WEIGHTS,
             bounds or Bounds(MOST, 10_000_000),
-            lambda: self.catalog,
-            self.renumbered,
-            lambda delta, now: self.used.append(delta),
+            lambda: Numbered(self.catalog, self.numbering),
+            lambda delta, now, numbering: self.used.append((delta, numbering)),
         )
 
     def register(self, number: int) -> None:
@@ -207,7 +209,7 @@ def test_items_that_got_other_numbers_are_counted_anew(world: World) -> None:
     world.catalog = create_catalog(bundle_items(), SIZES)
     for number in (8, 7):
         world.register(number)
-    world.renumbered.set()
+    world.numbering += 1
     assert memory.refresh()
     assert counts(memory) == anew(world)
 
@@ -224,7 +226,7 @@ def test_counting_anew_that_the_database_cuts_off_is_begun_again(world: World, m
             yield version, histories[:1]
             raise StoreUnavailableError("no answer")
 
-    world.renumbered.set()
+    world.numbering += 1
     with monkeypatch.context() as failing:
         failing.setattr(world.store, "all_beyond", cut_off)
         with pytest.raises(StoreUnavailableError):
@@ -263,9 +265,50 @@ def test_forgetting_a_user_takes_back_at_once_what_the_user_taught_and_nothing_e
     world.store.delete_user("eve")
     memory.forget("eve")
     assert counts(memory) == others
-    assert world.used[-1] is memory.delta, "what is in use has forgotten"
+    assert world.used[-1] == (memory.delta, 0), "what is in use has forgotten"
     memory.refresh()
     assert counts(memory) == others
+
+
+def test_a_user_who_is_deleted_while_everything_is_counted_anew_is_forgotten_and_waits_for_a_page_only(
+    world: World,
+) -> None:
+    memory = world.memory()
+    for user_id, first in (("anna", 0), ("eve", 2)):
+        world.store.add([event(f"{n}{user_id}", user_id, f"drama-{first + n}", 20 + n) for n in range(2)])
+    forgotten = []
+
+    def meanwhile() -> None:
+        """The first page is read, and waits to be counted."""
+        world.store.delete_user("eve")
+        world.store.add([event(f"{n}new", "eve", f"drama-{4 + n}", time.time() + n) for n in range(2)])
+        forgetting = threading.Thread(target=memory.forget, args=("eve",))
+        forgetting.start()
+        forgetting.join(20)
+        forgotten.append(not forgetting.is_alive())
+
+    memory.rebuild(meanwhile)
+    assert forgotten == [True]
+    assert set(pairs(world, "drama-2", "drama-3")).isdisjoint(counts(memory))
+    assert counts(memory) == anew(world) != {}
+    memory.refresh()
+    assert counts(memory) == anew(world)
+
+
+def test_a_memory_that_is_far_behind_learns_page_by_page_what_counting_anew_gives(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory, looked = world.memory(), []
+    for place in range(5):
+        users = ("anna", "ben", "dan") if place < 3 else ("anna", "ben")
+        world.store.add([event(f"{place}{name}", name, f"drama-{place}", 20 + place) for name in users])
+        if place == 2:
+            world.store.delete_user("dan")
+    monkeypatch.setattr(world.store, "since", functools.partial(world.store.since, page=2))
+    while memory.refresh():
+        looked.append(memory.is_behind)
+    assert looked == [True, True, True, True, False]
+    assert counts(memory) == anew(world) != {}
 
 
 def test_a_database_that_went_back_is_counted_anew(world: World) -> None:

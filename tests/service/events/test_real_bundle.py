@@ -48,6 +48,9 @@ def test_what_was_learnt_is_in_the_scores_survives_a_new_snapshot_and_can_be_tak
     assert scores(model, domain, names[:1]) == learnt
     model.learn(TransitionDelta(), 0.0)
     assert scores(model, domain, names[:1]) == untaught
+    model.learn(taught, 0.0)
+    model.stage(catalog, {}, anew=True)()
+    assert scores(model, domain, names[:1]) == untaught, "it went by numbers that may be of other items now"
 
 
 def test_a_bundle_says_until_when_it_was_trained(model: BundleModel) -> None:

@@ -1,6 +1,7 @@
 """Events survive in SQLite and in PostgreSQL: each once, in the order in which they happened, and none is missed."""
 
 import threading
+import time
 
 import pytest
 
@@ -76,6 +77,26 @@ def test_what_came_after_a_version_is_told_in_order_and_nothing_else(store: Even
     assert new is not None
     assert (items(list(new.events)), new.deleted) == (["z", "y"], ())
     assert store.since(new.version) is None
+
+
+def test_much_that_came_is_told_in_pages_of_whole_transactions(store: EventStore) -> None:
+    for place in range(3):
+        store.add([event(f"{place}{name}", name, f"i{place}", place) for name in ("anna", "ben")])
+    store.delete_user("ben")
+    store.add([event("last", "ben", "z", time.time() + 9)])
+    told, version, pages = [], 0, 0
+    while (new := store.since(version, page=2)) is not None:
+        told += [(one.item_id, one.user_id) for one in new.events] + [("deleted", name) for name in new.deleted]
+        assert new.is_page is (new.version < store.version())
+        version, pages = new.version, pages + 1
+    assert told == [("i0", "anna"), ("i1", "anna"), ("i2", "anna"), ("z", "ben"), ("deleted", "ben")]
+    assert pages == 2
+    big = store.since(0, page=1)
+    assert big is not None
+    store.add([event(f"big{place}", "eve", "x", place) for place in range(5)])
+    after = store.since(version, page=2)
+    assert after is not None
+    assert (len(after.events), after.is_page) == (5, False)
 
 
 def test_two_writers_that_race_never_make_a_reader_miss_an_event(opened: Open) -> None:
