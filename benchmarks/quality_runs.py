@@ -138,7 +138,8 @@ def work_of(config: TrainConfig) -> Path:
 
 
 def _dataset(config: TrainConfig) -> Dataset:
-    return read_dataset(Path(config.data), config.domains or None, config.min_interactions)
+    forget = None if config.forget is None else Path(config.forget)
+    return read_dataset(Path(config.data), config.domains or None, config.min_interactions, forget)
 
 
 def _take_over(source: Path, work: Path) -> None:

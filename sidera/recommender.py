@@ -125,6 +125,11 @@ class Recommender:
             raise CatalogError(f"there is no item {item_id[:80]!r} in domain {domain!r}; register it first")
         return self._serving.first_leaf[domain] + self.catalog.leaf(number)
 
+    def popularity(self, leaf: int) -> float:
+        """The share of a leaf in its domain's train events, among the items that are left; 0 without neighbours."""
+        below_N = self._serving.popularity_below_N
+        return 0.0 if below_N is None else float(below_N[leaf + 1] - below_N[leaf])
+
     @property
     def neighbours(self) -> Neighbours | None:
         """What is mixed with the language model's distributions."""

@@ -1,6 +1,7 @@
 """The benchmark of borrowing: whose targets it asks, what it switches, and what it reads off."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,16 @@ import pytest
 import typer
 
 from benchmarks import cold_items
-from benchmarks.cold_items import Cold, cold_figures, main, scored
-from sidera.loading import load_bundle
+from benchmarks.cold_items import Cold, Ranks, cold_figures, main, scored
+from benchmarks.harness import Figure
+from sidera.loading import LoadedBundle, load_bundle
 from tests import tiny
 from training.config import load_config
 from training.data import read_dataset
 from training.evaluation import recommend_for
 from training.metrics import ABSENT
 from training.pipeline import train
-from training.split import Part, split_events, targets
+from training.split import Events, Part, Target, split_events, targets
 
 
 @pytest.fixture(scope="module")
@@ -57,20 +59,82 @@ def test_cold_targets_are_those_whose_item_has_few_train_events_and_only_borrowi
     assert on > 0
     assert asked == [(on, cold), (on, warm), (0.0, cold), (0.0, warm)]
     assert {name: len(rank_N) for name, rank_N in found.cold.items()} == {"with": len(cold), "without": len(cold)}
+    assert found.share == len(cold) / len(every)
+    off = replace(served, reading=replace(served.reading, borrowing=0.0))
+    own = [target for target in targets(events, Part.TEST) if count_I[target.item] < 5]
+    for switch, known in (("with", served), ("without", off)):
+        for target, rank in zip(own, found.cold_alone[switch].tolist(), strict=True):
+            history = [number_of(loaded, item) for _, item in target.history]
+            listed = dict(zip(*(part.tolist() for part in known.followers(history)), strict=True))
+            mass = listed.pop(number_of(loaded, target.item), 0.0)
+            before = sum(other > mass for number, other in listed.items() if number not in history)
+            assert rank == (before if mass else ABSENT)
+
+
+def number_of(loaded: LoadedBundle, item: int) -> int:
+    """The number of an item of the tiny data's books."""
+    number = loaded.recommender.catalog.find("books", f"books-{item}")
+    assert number is not None
+    return number
+
+
+def test_validation_targets_are_asked_where_wanted_and_forgotten_users_never(
+    borrowing: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, data = borrowing
+    users = {row.split(",")[0] for row in (data / "books" / "interactions.csv").read_text().splitlines()[1:]}
+    forget = tmp_path / "forget.jsonl"
+    forget.write_text(
+        "".join(json.dumps({"user_id": user, "deleted_at": "2100-01-01"}) + "\n" for user in sorted(users)[:5])
+    )
+    loaded = load_bundle(bundle, "cpu")
+    served = loaded.recommender.neighbours
+    assert served is not None
+    parts = []
+
+    def noted(events: Events, part: Part) -> list[Target]:
+        parts.append(part)
+        return targets(events, Part.TEST)
+
+    monkeypatch.setattr(cold_items, "targets", noted)
+    counts = []
+    for part, listed in ((Part.TEST, None), (Part.VALIDATION, None), (Part.TEST, forget)):
+        found = scored(loaded, data, ["books"], 0, 1000, part, listed)["books"]
+        counts.append(len(found.cold["with"]) + len(found.warm["with"]))
+        loaded.recommender.replace_neighbours(served)
+    assert parts == [Part.TEST, Part.VALIDATION, Part.TEST]
+    assert counts == [20, 20, 15]
 
 
 def test_the_ratio_is_to_be_reached_only_where_enough_is_hit_without_borrowing() -> None:
     hit, missed = np.zeros(50, np.int64), np.full(50, ABSENT)
     few = np.where(np.arange(50) < 19, 0, ABSENT)
     warm = {"with": hit, "without": hit}
-    enough = cold_figures("a", Cold({"with": hit, "without": np.where(np.arange(50) < 20, 0, ABSENT)}, warm), 0)
+
+    def figures(cold: Ranks) -> dict[str, Figure]:
+        return cold_figures("a", Cold(cold, warm, cold, warm), 0)
+
+    enough = figures({"with": hit, "without": np.where(np.arange(50) < 20, 0, ABSENT)})
     assert (enough["cold_recall10_ratio_a"].value, enough["cold_recall10_ratio_a"].holds) == (2.5, True)
     assert enough["cold_recall10_difference_a"].holds is True
-    assert cold_figures("a", Cold({"with": hit, "without": few}, warm), 0)["cold_recall10_ratio_a"].to_reach is None
-    nothing = cold_figures("a", Cold({"with": missed, "without": missed}, warm), 0)
+    assert enough["cold_followers_recall10_ratio_a"] == enough["cold_recall10_ratio_a"]
+    assert figures({"with": hit, "without": few})["cold_recall10_ratio_a"].to_reach is None
+    nothing = figures({"with": missed, "without": missed})
     assert nothing["cold_recall10_ratio_a"].value is None
     assert nothing["cold_recall10_difference_a"].holds is False
+    assert nothing["cold_ndcg10_difference_a"].holds is False
     assert nothing["other_ndcg10_difference_a"].value == 0.0
+    assert nothing["all_ndcg10_difference_a"].value == 0.0
+
+
+def test_all_targets_are_weighed_as_there_are_cold_ones_and_others_among_them() -> None:
+    hit, missed = np.zeros(50, np.int64), np.full(50, ABSENT)
+    gained, lost = {"with": hit, "without": missed}, {"with": missed, "without": hit}
+    told = cold_figures("a", Cold(gained, lost, gained, gained, share=0.25), 0)
+    assert told["all_ndcg10_difference_a"].value == pytest.approx(0.25 - 0.75)
+    assert told["all_ndcg10_difference_a"].holds is False
+    assert told["all_followers_ndcg10_difference_a"].value == pytest.approx(1.0)
+    assert told["all_followers_ndcg10_difference_a"].holds is True
 
 
 def test_the_program_writes_its_figures_and_refuses_in_one_sentence(

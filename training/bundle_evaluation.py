@@ -48,6 +48,7 @@ def evaluate_bundle(
     new: bool = False,
     most: int = 0,
     experts: bool = False,
+    forget: Path | None = None,
 ) -> Evaluated:
     """Score a bundle's recommender on the test events of a data folder.
 
@@ -55,17 +56,22 @@ def evaluate_bundle(
         domains: only these of ``data``; None: those that the bundle holds, with ``new`` all.
         new: domains and items that the bundle does not hold get SIDs from its tokenizer first.
         most: test targets of a domain; 0: all.
-        experts: report every part of the mixture alone, every pair and all of them too.
+        experts: report every expert of the mixture alone, every pair and all of them too, which takes about as long
+            as all the rest once more.
+        forget: the list of users whose events do not count, see ``training.forgetting``; the one of the training.
 
     Raises:
         BundleError: the bundle cannot be read.
-        DataError: a domain or item is not in the bundle, and ``new`` is not asked for.
+        DataError: a domain or item is not in the bundle, and ``new`` is not asked for; or the list cannot be read.
         EmbeddingError: a new item has no text.
     """
     loaded = load_bundle(path, device)
     names, left_out = _names(loaded, data, domains, new)
-    dataset = read_dataset(data, names, int(loaded.manifest.config["min_interactions"]))
+    dataset = read_dataset(data, names, int(loaded.manifest.config["min_interactions"]), forget)
     notes = []
+    if forget is not None:
+        gone = f"{dataset.forgotten_events:,} events of {dataset.forgotten_users:,} users"
+        notes.append(f"forgotten: {gone} do not count.")
     if left_out:
         notes.append(f"left out, since the bundle does not hold them: {', '.join(left_out)}; --new scores them too.")
     vectors, alike = _known_vectors(path, loaded.recommender.catalog, dataset.domains), loaded.alike
@@ -86,7 +92,8 @@ def evaluate_bundle(
     if trained and dataset.digest != loaded.manifest.lineage["data"]:
         notes.append(
             "the data and domains are not those that the bundle was trained on: histories hold what these domains say, "
-            f"and if they have other events, {', '.join(trained)} may have been learned from these targets."
+            f"and if they have other events, {', '.join(trained)} may have been learned from these targets. If "
+            "training forgot users, name its list with --forget."
         )
     moments = loaded.manifest.config.get("split")  # a bundle of a release before calendar splits has none
     events = split_events(dataset, None if moments is None else CalendarSplit(**moments))

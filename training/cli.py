@@ -138,7 +138,8 @@ def evaluate(
     new: Annotated[bool, typer.Option("--new", help="Give domains and items that it lacks SIDs first.")] = False,
     targets: Annotated[int, typer.Option(min=0, help="Test targets of a domain, drawn alike each time; 0: all.")] = 0,
     slices: Annotated[bool, typer.Option("--slices", help="Show cold users, short and long histories too.")] = False,
-    experts: Annotated[bool, typer.Option("--experts", help="Show what each part of the mixture gives.")] = False,
+    experts: Annotated[bool, typer.Option("--experts", help="Show what every expert and pair gives.")] = False,
+    forget: Annotated[Path | None, typer.Option(dir_okay=False, help="Users whose events do not count.")] = None,
     json: Annotated[Path | None, typer.Option(dir_okay=False, help="Write the report here too.")] = None,
 ) -> None:
     """Score a bundle on the test events of a data folder, at item level, beside the floors."""
@@ -146,7 +147,7 @@ def evaluate(
 
     if json is not None:
         json.parent.mkdir(parents=True, exist_ok=True)
-    evaluated = evaluate_bundle(bundle, data, domains=_names(domains), new=new, most=targets, experts=experts)
+    evaluated = evaluate_bundle(bundle, data, "auto", _names(domains), new, targets, experts, forget)
     console = _console()
     _print_report(console, evaluated.report)
     if slices:
@@ -231,9 +232,9 @@ def _print_slices(console: Console, report: dict[str, Any]) -> None:
 
 def _print_experts(console: Console, report: dict[str, Any]) -> None:
     """What each part of the mixture is worth, in a table that fits a terminal of 80 columns."""
-    table = Table(title="Parts of the mixture: NDCG@10", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title="Experts of the mixture: NDCG@10", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("domain", overflow="fold")
-    table.add_column("parts", overflow="fold")
+    table.add_column("experts", overflow="fold")
     for column in ("Recall\n@10", "NDCG\n@10", "95 % interval", "rare\nitems"):
         table.add_column(column, justify="right", no_wrap=True)
     for domain, part in report["domains"].items():

@@ -1,10 +1,13 @@
-"""What every part of the mixture is worth: alone, with each other one, and all together.
+"""What every expert of the mixture is worth: alone, with each other one, and all together.
 
-The candidates are those of :mod:`training.memory_proposals`: all that the memory lists, and the first 50 of the
-language model and of popularity. Parts keep the ratio of their shares, those below 0.01 taken for 0.01, so that each
-can stand alone; what followers and items alike leave goes to the language model where it is one of them.
+The experts are the language model's universal and domain distributions, and what the memory has: followers, items
+alike, popularity. Candidates are all that the memory lists, the most popular items, and the first 50 of either
+distribution, each asked for alone; the mass that a distribution gives to others is taken for 0. Experts keep the ratio
+of their shares, those below 0.01 taken for 0.01, so that each can stand alone; what followers and items alike leave
+goes to those of the language model that are among them. A target costs two searches of 50 beams, one for either
+distribution, and one more reading of its prompt.
 
-Shapes: N targets, G parts of the mixture, C candidates of one target.
+Shapes: N targets, G experts, C candidates of one target.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,14 +21,10 @@ from sidera.items.memory_router import LEAST_SHARE
 from sidera.recommender import Recommender
 from training.data import DomainData
 from training.evaluation import PLACES
-from training.memory_proposals import Proposals
-from training.memory_router import Asked
+from training.expert_masses import Experts, Known, known_to_experts
 from training.metrics import ABSENT, bootstrap_interval, ndcg_values, recall_values
 from training.slices import members
 from training.split import Events, Target
-
-EXPERTS = ("followers", "alike", "popularity", "language model")
-_OURS = 3
 
 
 def expert_report(
@@ -40,47 +39,55 @@ def expert_report(
 
     Args:
         recommender: with its neighbours.
-        index: of the domain.
+        index: of the domain. One that no adapter serves has no ``domain`` expert.
 
     Returns:
-        By names joined with `` + ``, of all four ``all``: figures, the interval of NDCG@10, and NDCG@10 of each slice;
-        empty for a recommender without neighbours, and for a domain without shares of its own, where what followers
-        leave goes to items alike.
+        By names joined with `` + ``, of all experts ``all``: figures, the interval of NDCG@10, and NDCG@10 of each
+        slice; empty for a recommender without neighbours, and for a domain without shares of its own, where
+        followers have their whole share.
     """
     listed = recommender.neighbours
     if listed is None or domains[index].name not in listed.shares:
         return {}
-    alone = Recommender(recommender.model, recommender.catalog, recommender.max_history, recommender.beam_width)
-    proposed = Proposals(alone, listed, domains, index, 0).asked(asked)
-    base, router = listed.shares_of(domains[index].name), listed.routers.get(domains[index].name)
-    every = [base if router is None else router.shares(base, features_F) for features_F in proposed.features_XF]
-    share_NG = np.array([[own.transitions, own.similar, own.popularity] for own in every]).reshape(len(asked), 3)
-    share_NG = np.concatenate([share_NG, 1 - share_NG.sum(axis=1, keepdims=True)], axis=1)
+    experts = known_to_experts(recommender, listed, domains, index, asked)
     slices = members(events, asked)
     told = {}
-    for parts in _parts():
-        rank_N = _ranks(proposed, share_NG, parts)
-        name = "all" if len(parts) == len(EXPERTS) else " + ".join(EXPERTS[part] for part in parts)
-        told[name] = _figures(rank_N, slices, seed)
+    for parts in _parts(len(experts.names)):
+        name = "all" if len(parts) == len(experts.names) else " + ".join(experts.names[part] for part in parts)
+        told[name] = _figures(_ranks(experts, parts), slices, seed)
     return told
 
 
-def _parts() -> list[tuple[int, ...]]:
-    numbers = range(len(EXPERTS))
+def _parts(count: int) -> list[tuple[int, ...]]:
+    numbers = range(count)
     return [*combinations(numbers, 1), *combinations(numbers, 2), tuple(numbers)]
 
 
-def _ranks(proposed: Asked, share_NG: npt.NDArray[np.float64], parts: tuple[int, ...]) -> npt.NDArray[np.int64]:
+def _ranks(experts: Experts, parts: tuple[int, ...]) -> npt.NDArray[np.int64]:
     """Where each target stands among its candidates, from 0; ``ABSENT`` where none of the parts knows it."""
-    rank_N = np.full(len(share_NG), ABSENT, dtype=np.int64)
-    for row, (own, mass_GC) in enumerate(zip(proposed.candidates, proposed.alone, strict=True)):
-        if own.target is None:
+    rank_N = np.full(len(experts.known), ABSENT, dtype=np.int64)
+    for row, known in enumerate(experts.known):
+        if known.target is None:
             continue
-        masses_GC = own.mass_GC if _OURS in parts else mass_GC
-        score_C = np.maximum(share_NG[row, parts], LEAST_SHARE) @ masses_GC[list(parts)]
-        if score_C[own.target] > 0:
-            rank_N[row] = int((score_C > score_C[own.target]).sum())
+        score_C = _scores(known, list(parts), experts.of_model)
+        if score_C[known.target] > 0:
+            rank_N[row] = int((score_C > score_C[known.target]).sum())
     return rank_N
+
+
+def _scores(known: Known, parts: list[int], of_model: int) -> npt.NDArray[np.float64]:
+    """What some experts together give the candidates: float64[C].
+
+    Args:
+        of_model: the first so many experts are the language model's.
+    """
+    share_G = np.zeros(len(known.share_G))
+    share_G[parts] = np.maximum(known.share_G[parts], LEAST_SHARE)
+    ours = share_G[:of_model].sum()
+    if ours:
+        share_G[:of_model] *= 1 + (share_G @ known.left_G) / ours
+    score_C: npt.NDArray[np.float64] = share_G @ known.mass_GC
+    return score_C
 
 
 def _figures(rank_N: npt.NDArray[np.int64], slices: Mapping[str, npt.NDArray[np.bool_]], seed: int) -> dict[str, Any]:

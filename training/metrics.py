@@ -3,6 +3,7 @@
 Knows nothing of models: it reads the items that were recommended. Shape legend: N targets, K places, S samples.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -136,6 +137,27 @@ def paired_bootstrap(
     low, high = _percentiles(means_S, level)
     tail = min(int((means_S <= 0).sum()), int((means_S >= 0).sum()))
     return PairedDifference(float(difference.mean()), low, high, min(1.0, 2 * (tail + 1) / (samples + 1)))
+
+
+def stratified_bootstrap(
+    strata: Sequence[npt.NDArray[np.floating]],
+    shares: Sequence[float],
+    seed: int,
+    samples: int = 2000,
+    level: float = 0.95,
+) -> Interval:
+    """Bootstrap the mean of several groups of values, each with its share of the whole, resampling within each.
+
+    Raises:
+        ValueError: a group has no values.
+    """
+    means_S = sum(
+        share * _bootstrap_means(values, seed + place, samples)
+        for place, (values, share) in enumerate(zip(strata, shares, strict=True))
+    )
+    low, high = _percentiles(np.asarray(means_S), level)
+    mean = sum(share * float(values.mean()) for values, share in zip(strata, shares, strict=True))
+    return Interval(mean, low, high)
 
 
 def _bootstrap_means(values: npt.NDArray[np.floating], seed: int, samples: int) -> npt.NDArray[np.float64]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from sidera.catalog import Catalog
 from sidera.decoding.leaf_filter import LeafSet
 from sidera.explain.item_explanation import CodeProbability, HistoryEffect, ItemExplanation, OtherCode, Parts
 from sidera.item_scores import read_levels
@@ -34,7 +35,7 @@ def explained(recommender: "Recommender", query: Query, asked: "Understood", ans
         return answer
     leaves = [recommender.leaf(query.domain, item.item_id) for item in answer.items]
     codes, gamma, chances = _codes(recommender, query, asked, leaves, [item.sid for item in answer.items])
-    parts = _parts(recommender, query, asked, [item.item_id for item in answer.items], chances)
+    parts = _parts(recommender, query, asked, [item.item_id for item in answer.items], leaves, chances)
     effects = _effects(recommender, query, asked, leaves, [item.score for item in answer.items])
     items = [
         replace(item, explanation=ItemExplanation(own_codes, gamma, own_parts, own_effects))
@@ -91,36 +92,42 @@ def _step(logprobs_MKV: Tensor, codes_K: Tensor, log_weights_MK: Tensor) -> tupl
 
 
 def _parts(
-    recommender: "Recommender", query: Query, asked: "Understood", item_ids: Sequence[str], chances: Sequence[float]
+    recommender: "Recommender",
+    query: Query,
+    asked: "Understood",
+    item_ids: Sequence[str],
+    leaves: Sequence[int],
+    chances: Sequence[float],
 ) -> list[Parts]:
     """What the mixture's parts add to each item's probability."""
-    neighbours, catalog = recommender.neighbours, recommender.catalog
+    neighbours = recommender.neighbours
     if neighbours is None:
         return [Parts(chance) for chance in chances]
     known = neighbours.known_of(query.domain, asked.own)
     shares = known.shares
-    followed = _weighed(shares.transitions, known.followers)
-    alike = _weighed(shares.similar, known.likes)
+    followed = _weighed(shares.transitions, known.followers, recommender.catalog)
+    alike = _weighed(shares.similar, known.likes, recommender.catalog)
     rest = max(1.0 - shares.popularity - sum(followed.values()) - sum(alike.values()), 0.0)
     parts = []
-    for item_id, chance in zip(item_ids, chances, strict=True):
-        number = catalog.find(query.domain, item_id)
+    for item_id, leaf, chance in zip(item_ids, leaves, chances, strict=True):
+        number = recommender.catalog.find(query.domain, item_id)
         assert number is not None
-        popular = float(neighbours.popularity[number]) if number < len(neighbours.popularity) else 0.0
         parts.append(
             Parts(
                 language_model=rest * chance,
                 followed=followed.get(number, 0.0),
                 alike=alike.get(number, 0.0),
-                popular=shares.popularity * popular,
+                popular=shares.popularity * recommender.popularity(leaf),
             )
         )
     return parts
 
 
-def _weighed(share: float, found: Found) -> dict[int, float]:
-    """A share of these masses, by item number."""
-    return {number: share * mass for number, mass in zip(found[0].tolist(), found[1].tolist(), strict=True)}
+def _weighed(share: float, found: Found, catalog: Catalog) -> dict[int, float]:
+    """A share of these masses, by item number. Of items that were removed the language model has the share."""
+    here_S = catalog.leaves(found[0]) >= 0
+    pairs = zip(found[0][here_S].tolist(), found[1][here_S].tolist(), strict=True)
+    return {number: share * mass for number, mass in pairs}
 
 
 def _effects(

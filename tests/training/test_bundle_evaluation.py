@@ -80,6 +80,26 @@ def test_other_data_than_those_trained_on_are_told(tiny_bundle: Path, tiny_data:
     assert "may have been learned from these targets" in note
 
 
+def test_events_of_forgotten_users_are_neither_targets_nor_counted(
+    tiny_bundle: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(tiny_data / "films", folder / "films")
+    rows = (folder / "films" / "interactions.csv").read_text().splitlines()
+    user = rows[1].split(",")[0]
+    forget = tmp_path / "forget.jsonl"
+    forget.write_text(json.dumps({"user_id": user, "deleted_at": "2100-01-01"}) + "\n")
+    evaluated = evaluate_bundle(tiny_bundle, folder, "cpu", forget=forget)
+    events = sum(row.split(",")[0] == user for row in rows[1:])
+    assert evaluated.notes[0] == f"forgotten: {events} events of 1 users do not count."
+    (folder / "films" / "interactions.csv").write_text(
+        "\n".join([rows[0], *(row for row in rows[1:] if row.split(",")[0] != user), ""])
+    )
+    without = evaluate_bundle(tiny_bundle, folder, "cpu").report
+    assert evaluated.report == without
+    assert without["domains"]["films"]["targets"] == 59
+
+
 def test_items_that_are_not_in_the_bundle_are_refused_by_number_domain_and_first_id(
     tiny_bundle: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
@@ -100,8 +120,8 @@ def test_experts_are_reported_alone_in_pairs_and_together(tiny_bundle: Path, tin
     report = evaluate_bundle(tiny_bundle, tiny_data, "cpu", experts=True).report
     for name, part in report["domains"].items():
         experts = part.pop("experts")
-        assert len(experts) == 4 + 6 + 1
-        assert {"followers", "language model", "followers + language model", "all"} <= set(experts)
+        assert len(experts) == 5 + 10 + 1
+        assert {"universal", "domain", "followers", "universal + domain", "domain + followers", "all"} <= set(experts)
         assert experts["all"]["ndcg@10"] == pytest.approx(part["rankers"]["sidera"]["ndcg@10"], abs=0.02), name
         assert set(experts["all"]["slices"]) == set(part["slices"])
     assert report == plain

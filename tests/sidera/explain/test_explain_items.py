@@ -101,6 +101,25 @@ def test_the_parts_sum_to_the_items_probability_and_the_codes_give_the_language_
             assert parts == Parts(parts.language_model)
 
 
+def test_the_parts_sum_to_the_items_probability_after_items_were_removed(
+    model: LanguageModel, catalog: Catalog, neighbours: Neighbours
+) -> None:
+    own = [number for item_id in ("films-3", "films-5") if (number := catalog.find("films", item_id)) is not None]
+    listed = [neighbours.followers(own), neighbours.likes(own)]
+    gone = {number for found in listed for number in found[0][:2].tolist()} - set(own)
+    films = catalog.index("films").number_of_leaf
+    gone.add(int(films[neighbours.popularity[films].argmax()]))
+    left = catalog.without_items([("films", catalog.name(number)[0]) for number in gone], catalog.version + 1)
+    recommender = Recommender(model, left, 4, 40, neighbours)
+    found = explained(recommender, Query("films", HISTORY, 30, exclude_history=False))
+    assert len(found) == len(left.index("films").number_of_leaf) < COUNTS["films"]
+    for item, why in found:
+        parts = why.parts
+        total = parts.language_model + parts.followed + parts.alike + parts.popular
+        assert total == pytest.approx(math.exp(item.score), abs=1e-5)
+    assert sum(why.parts.popular for _, why in found) == pytest.approx(0.1)
+
+
 def test_the_codes_beside_an_items_own_are_the_likeliest_that_items_have_there(
     model: LanguageModel, catalog: Catalog
 ) -> None:
