@@ -152,6 +152,7 @@ def renumbered(neighbours: Neighbours, old_N: Numbers) -> Neighbours:
         transitions=_renumbered(neighbours.transitions, {}, old_N),
         similar=GrownLists(similar),
         popularity=popularity,
+        readers={name: reader.renumbered(_new_of(old_N, known)) for name, reader in neighbours.readers.items()},
         borrowers=None if neighbours.borrowers is None else _borrowers(neighbours, neighbours.borrowers, old_N),
     )
 
@@ -169,8 +170,7 @@ def _borrowers(neighbours: Neighbours, base: NeighbourLists, old_N: Numbers) -> 
 
 
 def _renumbered(lists: NeighbourLists, changed: Mapping[int, Listed], old_N: Numbers) -> NeighbourLists:
-    new_M = np.full(1 + max(int(old_N.max()), len(lists.begin), *_largest(changed)), -1, dtype=np.int32)
-    new_M[old_N] = np.arange(len(old_N), dtype=np.int32)
+    new_M = _new_of(old_N, max(len(lists.begin), *_largest(changed), 0))
     count_N = np.zeros(len(old_N), dtype=np.int64)
     items, weights = [], []
     for new, old in enumerate(old_N.tolist()):
@@ -182,6 +182,13 @@ def _renumbered(lists: NeighbourLists, changed: Mapping[int, Listed], old_N: Num
         weights.append(np.asarray(weight_K)[kept_K])
     begin = np.concatenate([[0], np.cumsum(count_N)])
     return NeighbourLists(begin, np.concatenate(items), np.concatenate(weights).astype(np.float32, copy=False))
+
+
+def _new_of(old_N: Numbers, largest: int) -> npt.NDArray[np.int32]:
+    """The new number of each old one up to at least ``largest``, -1 where it has none."""
+    new_M = np.full(1 + max(int(old_N.max()), largest), -1, dtype=np.int32)
+    new_M[old_N] = np.arange(len(old_N), dtype=np.int32)
+    return new_M
 
 
 def _largest(changed: Mapping[int, Listed]) -> list[int]:

@@ -40,7 +40,7 @@ from training.joining import config_for_joining, free_token, read_joining
 from training.language_model import Phase, train_adapter
 from training.mixture_stage import Weighed, mixture_stage
 from training.model_stages import backbone_validation
-from training.neighbour_stage import weights_in
+from training.neighbour_stage import reader_of, weights_in
 from training.no_text import check_interactions, fill_vectors
 from training.pipeline import check_place, choose_device, silent, whole_bundle
 from training.processes import first_goes_first, is_first, join
@@ -246,7 +246,9 @@ class _Addition:
             if listed is not None and not made.done:
                 before = load_neighbours(self.bundle.path(listed))
                 catalogs, config = (self.before, catalog), self.run.config.neighbours
-                grown = grown_neighbours(before, catalogs, joining, self.run.events, self.index, config)
+                numbers_I = np.array([catalog.find(self.name, item_id) for item_id in joining.data.item_ids])
+                reader = reader_of(self.run, self.index, joining.vectors_ID, numbers_I)
+                grown = grown_neighbours(before, catalogs, joining, self.run.events, self.index, config, reader)
                 weights = weights_in(self.run, self.run.recommender(model, catalog), grown, self.index)
                 shares = {**grown.shares, self.name: weights.shares}
                 routers = dict(grown.routers)

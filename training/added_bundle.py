@@ -22,6 +22,7 @@ import scipy.sparse as sp
 from sidera.bundle import Bundle, BundleDetails, DomainEntry, write_bundle
 from sidera.catalog import Catalog, CatalogItem, create_catalog
 from sidera.disk_arrays import open_tensor, read_rows
+from sidera.items.history_reader import HistoryReader
 from sidera.items.neighbours import GrownLists, NeighbourLists, Neighbours, Shares
 from sidera.manifest import Manifest
 from training.bundling import NEIGHBOURS_FILE, commit_of_code, save_vectors
@@ -107,6 +108,7 @@ def grown_neighbours(
     events: Events,
     index: int,
     config: NeighboursConfig,
+    reader: HistoryReader | None = None,
 ) -> Neighbours:
     """The old domains' lists under their new numbers, and the new domain's own, which has no share yet.
 
@@ -114,8 +116,10 @@ def grown_neighbours(
         catalogs: of the old and of the new bundle.
         events: of the data that the domain was learned from.
         index: of the domain in ``events``.
+        reader: of the new domain's whole histories.
     """
     old, new = catalogs
+    own = {} if reader is None else {joining.name: reader}
     numbers_A = _new_numbers(old, new)
     domain, count = joining.name, len(joining.data.item_ids)
     numbers_I = np.array([new.find(domain, item_id) for item_id in joining.data.item_ids], dtype=np.int64)
@@ -138,6 +142,7 @@ def grown_neighbours(
         before.rule,
         {**before.trained_until, domain: trained_until(events, index)},
         routers=before.routers,
+        readers={name: reader.renumbered(numbers_A) for name, reader in before.readers.items()} | own,
         borrowers=joined(borrowed, numbers, len(new)),
     )
 

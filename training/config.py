@@ -264,6 +264,7 @@ class NeighboursConfig:
         window: how many events apart two items of a sequence still count, 1/sqrt(distance) each.
         backward: what an item counts for the one behind it, as a share of what it counts for the one before.
         smoothing: a list of followers with a count of c has a mass of c / (c + smoothing), the language model the rest.
+        discount: what the count of each follower is less when a list is read, in favour of the language model.
         longest: items of a list of followers at the most.
         half_life_days: in this time a transition loses half of its count, where events have real times; null: none.
         nearest: items of a list of alike ones.
@@ -272,6 +273,12 @@ class NeighboursConfig:
         decay: what an item counts beside the next newer one.
         borrowing: what an item with fewer than 5 train events gets of its nearest ones' mass among followers, beside 1
             for what it has itself; 0: nothing.
+        reader_width: of the vectors by which a reader, learned from a domain's events and texts, reads whole histories;
+            its answer is most of what items alike say. 0: no reader.
+        reader_steps: batches that each domain's reader learns from, of 1,024 targets; fewer where these would be more
+            than 20 passes.
+        reader_share: what the reader has of the mass of items alike; lists by the texts' vectors have the rest.
+        reader_most_items: domains with more items have no reader: it looks at all of them for each history.
         unseen_share: the share of items alike in a domain that training never saw; the language model has the rest. Two
             thirds of it are the followers' where events have brought any.
         router: whether each history has its own shares, where they rank validation targets better; else fixed ones.
@@ -282,7 +289,8 @@ class NeighboursConfig:
     enabled: bool = True
     window: int = 10
     backward: float = 0.2
-    smoothing: float = 5.0
+    smoothing: float = 20.0
+    discount: float = 0.5
     longest: int = 100
     half_life_days: float | None = None
     nearest: int = 60
@@ -290,17 +298,21 @@ class NeighboursConfig:
     recent: int = 5
     decay: float = 0.6
     borrowing: float = 1.0
+    reader_width: int = 64
+    reader_steps: int = 2000
+    reader_share: float = 0.6
+    reader_most_items: int = 100_000
     unseen_share: float = 0.9
     router: bool = True
 
     def __post_init__(self) -> None:
-        _positive(self, "window", "longest", "nearest", "temperature", "recent")
+        _positive(self, "window", "longest", "nearest", "temperature", "recent", "reader_steps")
         if self.half_life_days is not None:
             _positive(self, "half_life_days")
         if self.temperature < 0.02:
             raise _RangeError(f"temperature is {self.temperature}; set 0.02 or a value above it")
-        _share(self, "backward", "decay")
-        _not_negative(self, "smoothing", "borrowing")
+        _share(self, "backward", "decay", "reader_share")
+        _not_negative(self, "smoothing", "discount", "borrowing", "reader_width", "reader_most_items")
         if not 0 <= self.unseen_share <= 0.99:
             raise _RangeError(
                 f"unseen_share is {self.unseen_share}; set a share from 0 to 0.99: items need some chance"

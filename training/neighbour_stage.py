@@ -15,11 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from sidera.catalog import Catalog
+from sidera.items.history_reader import HistoryReader
 from sidera.items.memory_router import MemoryRouter
 from sidera.items.neighbours import GrownLists, Neighbours, Reading, Shares, load_neighbours, save_neighbours
 from sidera.language_model import LanguageModel
 from sidera.recommender import Recommender
 from training.evaluation import drawn_targets
+from training.history_reader import fit_reader
 from training.memory_proposals import Proposals
 from training.memory_router import fit_memory_router
 from training.mixture_shares import best_shares
@@ -70,6 +72,7 @@ def _listed(run: Run, catalog: Catalog, vectors: Mapping[str, npt.NDArray[np.flo
     """The lists of all domains, without a share in anything."""
     config = run.config.neighbours
     transitions, similar, borrowed, numbers = {}, {}, {}, {}
+    readers: dict[str, HistoryReader] = {}
     rule = rule_of(config, run.events)
     popularity = np.zeros(len(catalog), dtype=np.float32)
     for index, domain in enumerate(run.dataset.domains):
@@ -79,6 +82,9 @@ def _listed(run: Run, catalog: Catalog, vectors: Mapping[str, npt.NDArray[np.flo
         similar[name] = similar_of(vectors[name], config, name)
         popularity[numbers[name]] = popularity_of(run.events, index, count)
         borrowed[name] = borrowers_of(similar[name], counts_of(run.events, index, count))
+        reader = reader_of(run, index, vectors[name], numbers[name])
+        if reader is not None:
+            readers[name] = reader
     return Neighbours(
         transitions=joined(transitions, numbers, len(catalog)),
         similar=GrownLists(joined(similar, numbers, len(catalog))),
@@ -86,11 +92,39 @@ def _listed(run: Run, catalog: Catalog, vectors: Mapping[str, npt.NDArray[np.flo
         shares={},
         unseen=Shares(),
         reading=Reading(
-            config.recent, config.decay, config.nearest, config.temperature, config.smoothing, config.borrowing
+            config.recent,
+            config.decay,
+            config.nearest,
+            config.temperature,
+            config.smoothing,
+            config.discount,
+            config.borrowing,
+            config.reader_share,
         ),
+        readers=readers,
         borrowers=joined(borrowed, numbers, len(catalog)),
         rule=rule,
         trained_until={domain.name: trained_until(run.events, row) for row, domain in enumerate(run.dataset.domains)},
+    )
+
+
+def reader_of(
+    run: Run, index: int, vectors_ID: npt.NDArray[np.float32], number_I: npt.NDArray[np.int64]
+) -> HistoryReader | None:
+    """What reads whole histories of one domain; None where the config has none, or nothing can be learned."""
+    config, name = run.config.neighbours, run.names[index]
+    if not config.reader_width or len(number_I) > config.reader_most_items:
+        return None
+    return fit_reader(
+        run.events,
+        index,
+        vectors_ID,
+        number_I,
+        run.validation_of(index),
+        config.reader_width,
+        config.reader_steps,
+        run.config.seed,
+        name,
     )
 
 

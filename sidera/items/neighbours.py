@@ -2,12 +2,14 @@
 
 Three distributions over the items of the target's domain that need no forward pass. ``transitions``: what came near an
 item in the train part's sequences, and in the events that came since. ``similar``: the items whose vectors are nearest;
-it knows no user, so it serves a domain that training never saw. ``popularity``: the domain's train events. Each has a
-share of the mixture in each domain, which a router may move for each history; the language model has the rest. How a
-history is read: :mod:`sidera.items.memory_reading`.
+it knows no user, so it serves a domain that training never saw. Where training fitted a reader of whole histories
+(:mod:`sidera.items.history_reader`), most of the mass of items alike is what that says, by vectors learned from events
+and texts. ``popularity``: the domain's train events. Each has a share of the mixture in each domain, which a router may
+move for each history; the language model has the rest. How a history is read: :mod:`sidera.items.memory_reading`.
 
 All is keyed by item number, which never changes within a bundle; leaves are looked up per snapshot. Tensors of files:
-per list ``begin`` int64[N + 1], ``item`` int32[X], ``weight`` float32[X]; ``popularity`` float32[N]; the routers'.
+per list ``begin`` int64[N + 1], ``item`` int32[X], ``weight`` float32[X]; ``popularity`` float32[N]; the routers' and
+the readers'.
 
 Shapes: N items of the bundle, X entries of all lists, S items found for one history, F features of a history.
 """
@@ -25,6 +27,7 @@ from safetensors.numpy import save_file
 from sidera.disk_arrays import open_tensors
 from sidera.errors import CatalogError
 from sidera.items.borrowing import Borrowers
+from sidera.items.history_reader import HistoryReader
 from sidera.items.memory_reading import NOTHING, Found, Reading, Shares, read_lists, summed
 from sidera.items.memory_router import MemoryRouter, features_of
 from sidera.items.neighbour_lists import GrownLists, GrownTransitions, Listed, NeighbourLists
@@ -44,6 +47,7 @@ __all__ = [
 ]
 
 _ABOUT = "mixture"
+_READER_PARTS = ("number_I", "input_ID", "output_ID", "bias_I", "age_A")
 _ROUTER_PARTS = ("mean_F", "scale_F", "inner_HF", "inner_H", "outer_GH", "outer_G")
 
 
@@ -53,7 +57,7 @@ class Known:
 
     Attributes:
         followers: what followed its items; masses sum to at most 1, and to 0 where nothing did.
-        likes: what is like its items; masses sum to 1, or to 0 where nothing is known to be.
+        likes: what is like its items; masses sum to at most 1, and to 0 where nothing is known to be.
         shares: of the mixture, for this history.
     """
 
@@ -85,6 +89,7 @@ class Neighbours:
         delta: what events added to ``transitions`` since.
         routers: of the domains in which a history's own shares rank better than the fixed ones.
         borrowers: the bundle's hardly known items, by whom they borrow from; None: none do.
+        readers: of the domains whose histories are read as a whole too.
         now: the time (unix seconds) that old counts are faded to; None: that of the rule's reference.
     """
 
@@ -99,6 +104,7 @@ class Neighbours:
     delta: TransitionDelta = field(default_factory=TransitionDelta)
     routers: Mapping[str, MemoryRouter] = field(default_factory=dict)
     borrowers: NeighbourLists | None = None
+    readers: Mapping[str, HistoryReader] = field(default_factory=dict)
     now: float | None = None
 
     def with_similar(self, similar: GrownLists) -> "Neighbours":
@@ -132,14 +138,23 @@ class Neighbours:
 
     def followers(self, numbers: Sequence[int]) -> Found:
         """What followed these items, oldest first; masses sum to at most 1, and to 0 where nothing did."""
-        found = read_lists(self._grown.of, numbers, self.reading, self.reading.smoothing * self._fresh)
+        smoothing, discount = self.reading.smoothing * self._fresh, self.reading.discount * self._fresh
+        found = read_lists(self._grown.of, numbers, self.reading, smoothing, discount)
         if not self.reading.borrowing or not len(found[0]) or self._borrowers is None:
             return found
         return self._borrowers.shared(found, self.reading.borrowing, self.delta)
 
     def likes(self, numbers: Sequence[int]) -> Found:
-        """What is like these items, oldest first; masses sum to 1, or to 0 where nothing is known to be."""
-        return read_lists(self.similar.of, numbers, self.reading, 0.0)
+        """What is like these items, oldest first; masses sum to at most 1, and to 0 where nothing is known to be."""
+        listed = read_lists(self.similar.of, numbers, self.reading)
+        for reader in self.readers.values():
+            found_S, mass_S = reader.read(numbers)
+            if len(found_S):
+                share = self.reading.reader if len(listed[0]) else 1.0
+                return summed(
+                    np.concatenate([found_S, listed[0]]), np.concatenate([share * mass_S, (1 - share) * listed[1]])
+                )
+        return listed
 
     def features(self, numbers: Sequence[int], followers: Found, likes: Found) -> npt.NDArray[np.float64]:
         """What a router reads of a history: float64[F], see :mod:`sidera.items.memory_router`."""
@@ -151,8 +166,8 @@ class Neighbours:
     def known_of(self, domain: str, numbers: Sequence[int]) -> Known:
         """What is known of a history, and the shares that it has in the mixture.
 
-        A router moves the fixed shares of its domain. In a domain that training never saw, items alike have the share
-        that followers leave: a language model is sure of the wrong things there.
+        A router moves the fixed shares of its domain. In a domain that training never saw, followers have their
+        whole share, and items alike have it where nothing followed: a language model is sure of the wrong things there.
 
         Args:
             numbers: the items of the target's domain in the history, oldest first.
@@ -163,10 +178,10 @@ class Neighbours:
         if router is not None:
             shares = router.shares(shares, self.features(numbers, followers, likes))
         elif domain not in self.shares:
-            whole = float(followers[1].sum())
-            left = shares.transitions * (1 - whole)
-            followers = followers[0], followers[1] / (whole or 1.0)
-            shares = replace(shares, transitions=shares.transitions - left, similar=shares.similar + left)
+            if len(followers[0]):
+                followers = followers[0], followers[1] / followers[1].sum()
+            else:
+                shares = replace(shares, transitions=0.0, similar=shares.similar + shares.transitions)
         return Known(followers, likes, shares)
 
     def known(self, domain: str, numbers: Sequence[int]) -> Found:
@@ -192,6 +207,8 @@ def save_neighbours(neighbours: Neighbours, path: Path) -> None:
         arrays |= {f"{name}.begin": lists.begin, f"{name}.item": lists.item, f"{name}.weight": lists.weight}
     for row, router in enumerate(neighbours.routers.values()):
         arrays |= {f"router.{row}.{part}": getattr(router, part) for part in _ROUTER_PARTS}
+    for row, reader in enumerate(neighbours.readers.values()):
+        arrays |= {f"reader.{row}.{part}": getattr(reader, part) for part in _READER_PARTS}
     shares = {name: asdict(own) for name, own in neighbours.shares.items()}
     about = {
         "domains": shares,
@@ -200,6 +217,7 @@ def save_neighbours(neighbours: Neighbours, path: Path) -> None:
         "rule": asdict(neighbours.rule),
         "trained_until": dict(neighbours.trained_until),
         "routers": {name: router.bound for name, router in neighbours.routers.items()},
+        "readers": list(neighbours.readers),
     }
     # One entry: those of several stand in an order that is another one in every process.
     save_file(arrays, path, metadata={_ABOUT: json.dumps(about)})
@@ -225,6 +243,10 @@ def load_neighbours(path: Path) -> Neighbours:
             )
             for row, (name, bound) in enumerate(about.get("routers", {}).items())
         }
+        readers = {
+            name: HistoryReader(**{part: np.asarray(arrays[f"reader.{row}.{part}"]) for part in _READER_PARTS})
+            for row, name in enumerate(about.get("readers", []))
+        }
         return Neighbours(
             lists["transitions"],
             GrownLists(lists["similar"]),
@@ -237,6 +259,7 @@ def load_neighbours(path: Path) -> Neighbours:
             trained_until=about.get("trained_until", {}),
             routers=routers,
             borrowers=lists.get("borrowers"),
+            readers=readers,
         )
     except (CatalogError, KeyError, TypeError, ValueError) as error:
         raise CatalogError(f"{path.name}: no neighbours can be read ({error}); export the bundle again") from error

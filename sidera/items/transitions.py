@@ -12,7 +12,7 @@ by number.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -146,10 +146,16 @@ class TransitionDelta:
     Attributes:
         most: entries at the most, 16 bytes each.
         runs: the entries; of one that is in several runs the counts add up.
+        below: of each run the places of the entries with a count below 0, which are few. Shape: int64[Z] each.
     """
 
     most: int = 4_000_000
     runs: tuple[Run, ...] = ()
+    below: tuple[Integers, ...] = field(default=(), repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if len(self.below) != len(self.runs):
+            object.__setattr__(self, "below", tuple(_below(run) for run in self.runs))
 
     def added(
         self, before_X: npt.NDArray[np.integer], after_X: npt.NDArray[np.integer], count_X: npt.NDArray[np.floating]
@@ -168,12 +174,14 @@ class TransitionDelta:
     ) -> "TransitionDelta":
         key_X = (np.asarray(before_X, dtype=np.int64) << 32) | np.asarray(after_X, dtype=np.int64)
         new, runs = _merged([(key_X, units_X)]), list(self.runs)
+        known = dict(zip(map(id, self.runs), self.below, strict=True))
         while runs and len(runs[-1][0]) <= 2 * len(new[0]):
             new = _merged([runs.pop(), new])
         runs += [new] if len(new[0]) else []
         if sum(len(keys) for keys, _ in runs) > self.most:
             runs = [_largest(_merged(runs), self.most)]
-        return TransitionDelta(self.most, tuple(runs))
+        below = tuple(known[id(run)] if id(run) in known else _below(run) for run in runs)
+        return TransitionDelta(self.most, tuple(runs), below)
 
     @property
     def entries(self) -> int:
@@ -201,12 +209,11 @@ class TransitionDelta:
         """How many followers with a count above 0 items have, those in several runs as often: int64[X]."""
         first_X = np.asarray(numbers_X, dtype=np.int64) << 32
         brought_X = np.zeros(len(first_X), dtype=np.int64)
-        for key_Y, units_Y in self.runs:
+        for (key_Y, _), below_Z in zip(self.runs, self.below, strict=True):
             begin_X, end_X = key_Y.searchsorted(first_X), key_Y.searchsorted(first_X + (1 << 32))
-            length_X = end_X - begin_X
-            row_Z = np.repeat(np.arange(len(first_X)), length_X)
-            place_Z = np.arange(len(row_Z)) - np.repeat(np.cumsum(length_X) - length_X - begin_X, length_X)
-            brought_X += np.bincount(row_Z[units_Y[place_Z] > 0], minlength=len(first_X))
+            brought_X += end_X - begin_X
+            if len(below_Z):
+                brought_X -= below_Z.searchsorted(end_X) - below_Z.searchsorted(begin_X)
         return brought_X
 
     def __iter__(self) -> Iterator[tuple[int, int, float]]:
@@ -228,6 +235,11 @@ def _merged(runs: Sequence[Run]) -> Run:
         key_X, units_X = key_X[begin], np.add.reduceat(units_X, begin)
     kept = units_X != 0
     return (key_X, units_X) if kept.all() else (key_X[kept], units_X[kept])
+
+
+def _below(run: Run) -> Integers:
+    """Where a run has counts below 0."""
+    return np.flatnonzero(run[1] < 0)
 
 
 def _largest(run: Run, most: int) -> Run:

@@ -92,6 +92,11 @@ def test_sids_vectors_lists_and_shares_of_the_known_domains_stay(
                 assert [new_of_old[listed] for listed in before[0].tolist()] == after[0].tolist()
                 assert np.array_equal(before[1], after[1])
         assert lists[1].shares[domain] == lists[0].shares[domain]
+        number = next(iter(old.values()))
+        found_S, mass_S = lists[0].readers[domain].read([number])
+        said = dict(zip([new_of_old[found] for found in found_S.tolist()], mass_S.tolist(), strict=True))
+        found_S, mass_S = lists[1].readers[domain].read([new_of_old[number]])
+        assert dict(zip(found_S.tolist(), mass_S.tolist(), strict=True)) == pytest.approx(said)
     assert (lists[1].unseen, lists[1].reading) == (lists[0].unseen, lists[0].reading)
 
 
@@ -105,7 +110,8 @@ def test_the_new_domain_has_lists_and_shares_of_its_own(added: tuple[Path, Added
     assert set(alike.tolist()) <= set(own.values())
     assert lists.popularity[list(own.values())].sum() == pytest.approx(1)
     shares = lists.shares["plays"]
-    assert shares.transitions > shares.popularity
+    assert shares.transitions + shares.similar > shares.popularity
+    assert sorted(own.values()) == lists.readers["plays"].number_I.tolist()
     assert shares != lists.unseen
 
 

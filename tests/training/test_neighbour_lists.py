@@ -4,9 +4,18 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from sidera.items.borrowing import NEAREST
 from sidera.items.transitions import TransitionRule
 from training.config import NeighboursConfig
-from training.neighbour_lists import joined, popularity_of, rule_of, similar_of, trained_until, transitions_of
+from training.neighbour_lists import (
+    borrowers_of,
+    joined,
+    popularity_of,
+    rule_of,
+    similar_of,
+    trained_until,
+    transitions_of,
+)
 from training.split import Events, Part
 
 A, B, C, D = range(4)
@@ -110,3 +119,19 @@ def test_where_times_are_positions_nothing_fades() -> None:
     positions = replace(events_of(("tt", [A, B])), real_time_E=np.zeros(2, dtype=bool))
     rule = rule_of(NeighboursConfig(half_life_days=10.0), positions)
     assert rule.freshness(1.7e9) == 1.0
+
+
+def test_an_item_borrows_from_its_nearest_ones_and_nothing_with_five_events() -> None:
+    similar_II = np.array([[0, 3.0, 1.0], [1.0, 0, 0], [1.0, 0, 0]])
+    lent_II = borrowers_of(sp.csr_matrix(similar_II), np.array([0, 4, 5])).toarray()
+    np.testing.assert_allclose(lent_II[:, 0], [0, 0.75, 0.25], err_msg="item 0 has no events")
+    np.testing.assert_allclose(lent_II[:, 1], [0.2, 0, 0], rtol=1e-6, err_msg="item 1 has four")
+    np.testing.assert_allclose(lent_II[:, 2], 0, err_msg="item 2 has five")
+
+
+def test_no_more_items_lend_to_one_than_its_nearest() -> None:
+    weights = np.linspace(0.1, 1, NEAREST + 5)
+    similar = sp.csr_matrix((weights, (np.zeros(len(weights), int), 1 + np.arange(len(weights)))), shape=(40, 40))
+    lent_I = borrowers_of(similar, np.zeros(40, int)).toarray()[:, 0]
+    assert np.flatnonzero(lent_I).tolist() == list(range(6, NEAREST + 6))
+    assert lent_I.sum() == pytest.approx(1)

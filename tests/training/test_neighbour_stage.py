@@ -73,7 +73,7 @@ def build(tmp_path: Path, tiny_data: Path, tiny_encoder: Path) -> Build:
 
 
 def test_what_followed_gets_the_share_where_it_says_what_comes_and_the_target_is_found(build: Build) -> None:
-    world = build(recent=1, window=1, backward=0.0)
+    world = build(recent=1, window=1, backward=0.0, smoothing=1.0, discount=0.0, borrowing=0.0, reader_width=0)
     path = world.weigh()
     assert path is not None
     shares = load_neighbours(path).shares
@@ -102,6 +102,25 @@ def test_an_unseen_domain_has_a_share_for_items_alike_of_which_followers_take_tw
     path = build(unseen_share=0.75).weigh()
     assert path is not None
     assert load_neighbours(path).unseen == Shares(transitions=0.5, similar=0.25)
+
+
+def test_a_domain_has_a_reader_unless_the_config_says_otherwise(build: Build) -> None:
+    for settings, readers in (
+        ({"reader_steps": 2}, True),
+        ({"reader_width": 0}, False),
+        ({"reader_most_items": 1}, False),
+    ):
+        world = build(str(settings), **settings)
+        path = world.weigh()
+        assert path is not None
+        made = load_neighbours(path)
+        assert set(made.readers) == (set(world.run.names) if readers else set())
+        if readers:
+            name = world.run.names[0]
+            numbers = [world.catalog.find(name, item_id) for item_id in world.run.dataset.domains[0].item_ids]
+            assert sorted(made.readers[name].number_I.tolist()) == sorted(
+                number for number in numbers if number is not None
+            )
 
 
 def test_nothing_is_made_where_the_config_says_so(build: Build) -> None:

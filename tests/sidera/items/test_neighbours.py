@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from sidera.errors import CatalogError
+from sidera.folded_bundle import renumbered
 from sidera.items.borrowing import Borrowers
+from sidera.items.history_reader import HistoryReader
 from sidera.items.memory_router import FEATURES, MemoryRouter
 from sidera.items.neighbours import (
     GrownLists,
@@ -17,7 +19,7 @@ from sidera.items.neighbours import (
     load_neighbours,
     save_neighbours,
 )
-from sidera.items.transitions import TransitionDelta
+from sidera.items.transitions import TransitionDelta, TransitionRule
 
 FOLLOWERS = {0: {1: 3.0, 2: 1.0}, 1: {0: 2.0}}
 ALIKE = {0: {3: 0.5}, 2: {3: 0.25, 0: 0.75}}
@@ -51,6 +53,21 @@ def as_dict(found: tuple[np.ndarray, np.ndarray]) -> dict[int, float]:
 def test_the_newest_item_counts_most_and_masses_sum_to_one() -> None:
     found = as_dict(made(recent=5, decay=0.5).followers([1, 0]))
     assert found == pytest.approx({1: 0.75 / 1.5, 2: 0.25 / 1.5, 0: 0.5 / 1.5})
+
+
+def test_a_discount_is_taken_from_every_count_and_what_it_leaves_nothing_of_is_not_listed() -> None:
+    found = as_dict(made(recent=1, smoothing=4.0, discount=0.5).followers([0]))
+    assert found == pytest.approx({1: 2.5 / 8, 2: 0.5 / 8})
+    assert as_dict(made(recent=1, smoothing=4.0, discount=1.0).followers([0])) == pytest.approx({1: 2.0 / 8})
+    assert as_dict(made(recent=1, discount=3.0).followers([0])) == {}
+    assert as_dict(made(recent=1, discount=0.5).likes([0])) == {3: 1.0}
+
+
+def test_a_discount_fades_as_the_counts_do() -> None:
+    rule = TransitionRule(half_life_days=1.0)
+    later = replace(made(recent=1, smoothing=4.0, discount=0.5), rule=rule, now=86_400.0)
+    # A day on, a new event counts 2, and so do what counts are less and what they are compared with.
+    assert as_dict(later.followers([0])) == pytest.approx({1: 2 / 12})
 
 
 def test_only_the_newest_items_are_read() -> None:
@@ -100,9 +117,9 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
         load_neighbours(tmp_path / "other.safetensors")
 
 
-def test_in_a_domain_that_training_never_saw_followers_leave_the_rest_of_their_share_to_items_alike() -> None:
+def test_in_a_domain_that_training_never_saw_followers_have_their_whole_share_or_items_alike_have_it() -> None:
     unseen = replace(made(decay=0.0, smoothing=4.0), unseen=Shares(transitions=0.6, similar=0.3))
-    assert as_dict(unseen.known("songs", [0])) == pytest.approx({1: 0.6 * 3 / 8, 2: 0.6 / 8, 3: 0.3 + 0.6 / 2})
+    assert as_dict(unseen.known("songs", [0])) == pytest.approx({1: 0.6 * 0.75, 2: 0.6 * 0.25, 3: 0.3})
     assert as_dict(unseen.known("songs", [2])) == pytest.approx({0: 0.9 * 0.75, 3: 0.9 * 0.25})
 
 
@@ -148,3 +165,50 @@ def test_who_borrows_is_found_once_however_often_events_change_the_counts(monkey
     assert len(found) == 1
     joined = GrownLists(neighbours.similar.base, {4: (np.array([2], np.int32), np.array([1.0], np.float32))})
     assert set(as_dict(neighbours.with_similar(joined).followers([0]))) == {1, 2, 3, 4}
+
+
+def reader() -> HistoryReader:
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(2, 2, 3)).astype(np.float32)
+    # Of items 0 and 2, that is: the other two are of another domain.
+    return HistoryReader(np.array([0, 2]), vectors[0], vectors[1], np.zeros(2, np.float32), np.ones(1, np.float32))
+
+
+def test_a_reader_has_its_part_of_the_mass_of_items_alike_where_it_knows_the_history() -> None:
+    plain = made(decay=0.0, reader=0.75)
+    with_reader = replace(plain, readers={"films": reader()})
+    said, listed = as_dict(reader().read([2])), as_dict(plain.likes([2]))
+    expected = {item: 0.75 * said.get(item, 0) + 0.25 * listed.get(item, 0) for item in {*said, *listed}}
+    assert as_dict(with_reader.likes([2])) == pytest.approx(expected)
+    assert as_dict(with_reader.likes([1])) == as_dict(plain.likes([1]))
+    assert as_dict(with_reader.followers([2])) == as_dict(plain.followers([2]))
+
+
+def test_a_reader_has_all_the_mass_where_no_list_tells_of_items_alike() -> None:
+    alone = replace(made(reader=0.75), similar=GrownLists(lists_of({})), readers={"films": reader()})
+    assert as_dict(alone.likes([0])) == as_dict(reader().read([0]))
+
+
+def test_events_leave_a_reader_as_it_is() -> None:
+    before = replace(made(reader=0.75), readers={"films": reader()})
+    after = before.with_transitions(TransitionDelta().added(np.array([0]), np.array([2]), np.array([5.0])))
+    assert as_dict(after.likes([0])) == as_dict(before.likes([0]))
+
+
+def test_a_saved_reader_is_the_one_in_memory(tmp_path: Path) -> None:
+    before = replace(made(reader=0.75), readers={"films": reader()})
+    save_neighbours(before, tmp_path / "neighbours.safetensors")
+    loaded = load_neighbours(tmp_path / "neighbours.safetensors")
+    assert set(loaded.readers) == {"films"}
+    for numbers in ([0], [2], [0, 2]):
+        assert as_dict(loaded.likes(numbers)) == as_dict(before.likes(numbers))
+
+
+def test_readers_follow_their_items_to_the_numbers_of_a_folded_bundle() -> None:
+    before = replace(made(reader=0.75), readers={"films": reader()})
+    # Item 1 is gone, 4 joined later; the new numbers are 0 to 3.
+    after = renumbered(before, np.array([3, 2, 4, 0]))
+    new_of_old = {3: 0, 2: 1, 4: 2, 0: 3}
+    said = as_dict(before.readers["films"].read([2]))
+    expected = {new_of_old[item]: mass for item, mass in said.items()}
+    assert as_dict(after.readers["films"].read([new_of_old[2]])) == pytest.approx(expected)

@@ -100,6 +100,8 @@ def test_counts_are_the_same_in_any_order_and_nothing_is_left_of_what_is_taken_b
     for number in range(6):
         for ours, theirs in zip(delta.of(number), expected.of(number), strict=True):
             assert ours.tolist() == theirs.tolist()
+    positive = [before for keys, units in delta.runs for before in (keys[units > 0] >> 32).tolist()]
+    assert delta.brought(np.arange(6)).tolist() == [positive.count(number) for number in range(6)]
 
 
 def test_a_snapshot_stays_as_it_is() -> None:
