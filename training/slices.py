@@ -1,4 +1,4 @@
-"""Which targets of a domain are of a kind: of cold users, short and long histories, several domains, rare items.
+"""Which targets of a domain are of a kind: of cold users, short and long histories, several domains, rare or new items.
 
 A target may be in several slices, or in none. Shapes: N targets.
 """
@@ -24,6 +24,11 @@ LONG_HISTORY = 20
 RARE_EVENTS = 5
 """An item with fewer train events is rare."""
 
+NEW_DAYS = 180
+"""An item whose first train event came at most so many days before the target is new."""
+
+_DAY = 86_400
+
 MEANING = {
     "cold": f"at most {COLD_EVENTS} train events in the domain",
     "short": f"a history of at most {SHORT_HISTORY} events",
@@ -31,6 +36,8 @@ MEANING = {
     "several": "a history of several domains",
     "rare": f"an item with fewer than {RARE_EVENTS} train events",
     "known": f"an item with at least {RARE_EVENTS} train events",
+    "new": f"an item first seen in training at most {NEW_DAYS} days before, or never",
+    "old": f"an item first seen in training more than {NEW_DAYS} days before",
 }
 """What each slice holds, in words."""
 
@@ -38,7 +45,8 @@ MEANING = {
 def members(events: Events, asked: Sequence[Target]) -> dict[str, npt.NDArray[np.bool_]]:
     """Which targets each slice holds, bool[N] by its name.
 
-    Train events that are held out for the user router count as train events.
+    Train events that are held out for the user router count as train events. Targets whose time is a position are
+    neither of new nor of old items.
     """
     train = np.isin(events.part_E, (Part.TRAIN, Part.ROUTER))
     domains = int(events.domain_E.max(initial=0)) + 1
@@ -53,6 +61,7 @@ def members(events: Events, asked: Sequence[Target]) -> dict[str, npt.NDArray[np
         events_I = np.bincount(events.item_E[train & (events.domain_E == domain)], minlength=item_of_own.max() + 1)
         item_N[own] = events_I[item_of_own]
     length_N = np.array([len(target.history) for target in asked])
+    age_N = _item_ages(events, train, asked)
     several_N = [len({domain for domain, _ in (*t.history, (t.domain, t.item))}) > 1 for t in asked]
     return {
         "cold": train_N <= COLD_EVENTS,
@@ -61,7 +70,34 @@ def members(events: Events, asked: Sequence[Target]) -> dict[str, npt.NDArray[np
         "several": np.array(several_N, dtype=bool),
         "rare": item_N < RARE_EVENTS,
         "known": item_N >= RARE_EVENTS,
+        "new": age_N <= NEW_DAYS * _DAY,
+        "old": age_N > NEW_DAYS * _DAY,
     }
+
+
+def _item_ages(events: Events, train_E: npt.NDArray[np.bool_], asked: Sequence[Target]) -> npt.NDArray[np.float64]:
+    """Seconds from an item's first train event to the target, float64[N]: 0 without such an event, NaN without a time.
+
+    The target's time is that of the user's last event with its item.
+    """
+    real_E = events.real_time_E
+    items = 1 + max([int(events.item_E.max(initial=0)), *(target.item for target in asked)])
+    domains = 1 + max([int(events.domain_E.max(initial=0)), *(target.domain for target in asked)])
+    item_E = (events.domain_E.astype(np.int64) * items + events.item_E)[real_E]
+    owned_E = events.user_E[real_E].astype(np.int64) * domains * items + item_E
+    time_E = events.time_E[real_E].astype(np.float64)
+    first_I = np.full(domains * items, np.inf)
+    np.minimum.at(first_I, item_E[train_E[real_E]], time_E[train_E[real_E]])
+    item_N = np.array([target.domain * items + target.item for target in asked], dtype=np.int64)
+    owned_N = np.array([target.user for target in asked], dtype=np.int64) * domains * items + item_N
+    order_E = np.argsort(owned_E, kind="stable")  # a user's events stand by time
+    place_N = np.searchsorted(owned_E[order_E], owned_N, side="right") - 1
+    found_N = place_N >= 0
+    found_N[found_N] = owned_E[order_E[place_N[found_N]]] == owned_N[found_N]
+    time_N = np.full(len(asked), np.nan)
+    time_N[found_N] = time_E[order_E[place_N[found_N]]]
+    age_N: npt.NDArray[np.float64] = time_N - np.minimum(first_I[item_N], time_N)
+    return age_N
 
 
 def slice_report(

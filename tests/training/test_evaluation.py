@@ -213,7 +213,7 @@ def test_slices_hold_the_users_that_their_words_say_and_their_means_are_of_those
     )
     report = report_of(Dataset(domains, ("cold", "two", "long"), ""), lambda query: ["a-4", "a-0", "a-24", "b-9"])
     slices = report["domains"]["a"]["slices"]
-    kinds = {"cold": 1, "short": 1, "long": 1, "several": 1, "rare": 3}
+    kinds = {"cold": 1, "short": 1, "long": 1, "several": 1, "rare": 3, "new": 3}
     assert {name: part["targets"] for name, part in slices.items()} == kinds
     assert {name: part["recall@10"] for name, part in slices.items()} == {
         "cold": 1.0,
@@ -221,6 +221,7 @@ def test_slices_hold_the_users_that_their_words_say_and_their_means_are_of_those
         "long": 1.0,
         "several": 0.0,
         "rare": pytest.approx(2 / 3),
+        "new": pytest.approx(2 / 3),
     }
     assert slices["long"]["ndcg@10"] == pytest.approx(1 / np.log2(2 + 2))
     assert slices["long"]["ndcg@10_interval"] == [pytest.approx(0.5)] * 2
@@ -229,6 +230,7 @@ def test_slices_hold_the_users_that_their_words_say_and_their_means_are_of_those
         "cold": 1,
         "several": 1,
         "rare": 1,
+        "new": 1,
     }
 
 
