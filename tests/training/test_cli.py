@@ -95,7 +95,7 @@ def test_evaluate_shows_slices_and_notes_where_asked_within_80_columns(
     assert "several" not in table, "one domain alone has no histories of several"
     assert max(map(len, table.splitlines())) <= 80
     assert "…" not in printed
-    parts = printed[printed.index("Parts of the mixture") : printed.index("Note: ")]
+    parts = printed[printed.index("Experts of the mixture") : printed.index("Note: ")]
     assert max(map(len, parts.splitlines())) <= 80
     assert "popularity" in parts
 
