@@ -2,12 +2,13 @@
 
 import gc
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
+from starlette.routing import NoMatchFound
 
 from service.admin_routes import admin_router
 from service.bundles.holding import HoldMiddleware
@@ -118,6 +119,7 @@ def create_app(
     app.include_router(info_router())
     install_error_handlers(app, metrics)
     _describe_once(app)
+    _make_routes(app)
     return app
 
 
@@ -142,6 +144,7 @@ def create_admin_app(public: FastAPI) -> FastAPI:
         app.include_router(probe_router())
     install_error_handlers(app, context.metrics)
     _describe_once(app)
+    _make_routes(app)
     return app
 
 
@@ -154,3 +157,13 @@ def _describe_once(app: FastAPI) -> None:
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _make_routes(app: FastAPI) -> None:
+    """Make the routes of the included routers now, and not in the thread of the first request.
+
+    FastAPI makes them when a route is first looked for, and catches warnings meanwhile, which is not safe where other
+    threads do the same.
+    """
+    with suppress(NoMatchFound):
+        app.url_path_for("no route has this name")

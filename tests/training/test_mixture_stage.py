@@ -254,7 +254,11 @@ def test_a_bundle_carries_the_router_and_answers_as_the_models_in_memory(
         Query(sample["domain"], tuple((entry["domain"], entry["item_id"]) for entry in sample["history"]))
         for sample in loaded.samples
     ]
-    assert loaded.recommender.recommend(queries) == in_memory[0].recommend(queries)
+    answers, before = loaded.recommender.recommend(queries), in_memory[0].recommend(queries)
+    for answer, expected in zip(answers, before, strict=True):
+        assert [item.item_id for item in answer.items] == [item.item_id for item in expected.items]
+        # The last bit of a sum depends on what a history cache held before.
+        assert [item.score for item in answer.items] == pytest.approx([item.score for item in expected.items], abs=1e-5)
 
     content = bytearray((tmp_path / "bundle" / "adapters" / "router.safetensors").read_bytes())
     content[-1] ^= 1
