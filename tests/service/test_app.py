@@ -15,7 +15,7 @@ def test_routes_are_made_with_the_app_and_not_in_the_thread_of_the_first_request
     public = create_app(settings())
     admin = create_admin_app(public)
 
-    class Caught(warnings.catch_warnings):  # type: ignore[type-arg]
+    class Caught(warnings.catch_warnings):
         def __init__(self, *arguments: object, **options: object) -> None:
             raise AssertionError("warnings are caught while a route is looked for")
 
