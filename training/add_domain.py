@@ -40,7 +40,7 @@ from training.joining import config_for_joining, free_token, read_joining
 from training.language_model import Phase, train_adapter
 from training.mixture_stage import Weighed, mixture_stage
 from training.model_stages import backbone_validation
-from training.neighbour_stage import reader_of, weights_in
+from training.neighbour_stage import reader_of, weights_in, with_weights
 from training.no_text import check_interactions, fill_vectors
 from training.pipeline import check_place, choose_device, silent, whole_bundle
 from training.processes import first_goes_first, is_first, join
@@ -250,11 +250,7 @@ class _Addition:
                 reader = reader_of(self.run, self.index, joining.vectors_ID, numbers_I)
                 grown = grown_neighbours(before, catalogs, joining, self.run.events, self.index, config, reader)
                 weights = weights_in(self.run, self.run.recommender(model, catalog), grown, self.index)
-                shares = {**grown.shares, self.name: weights.shares}
-                routers = dict(grown.routers)
-                if weights.router is not None:
-                    routers[self.name] = weights.router
-                save_neighbours(replace(grown, shares=shares, routers=routers), path)
+                save_neighbours(with_weights(grown, {self.name: weights}), path)
         return (None if listed is None else path), made
 
     def _evaluation_stage(

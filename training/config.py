@@ -274,10 +274,8 @@ class NeighboursConfig:
         borrowing: what an item with fewer than 5 train events gets of its nearest ones' mass among followers, beside 1
             for what it has itself; 0: nothing.
         reader_width: of the vectors by which a reader, learned from a domain's events and texts, reads whole histories;
-            its answer is most of what items alike say. 0: no reader.
-        reader_steps: batches that each domain's reader learns from, of 1,024 targets; fewer where these would be more
-            than 20 passes.
-        reader_share: what the reader has of the mass of items alike; lists by the texts' vectors have the rest.
+            of the mass of items alike it has the share that ranks validation targets best. 0: no reader.
+        reader_passes: over the train targets of a domain, for its reader; three that are no better end them.
         reader_most_items: domains with more items have no reader: it looks at all of them for each history.
         unseen_share: the share of items alike in a domain that training never saw; the language model has the rest. Two
             thirds of it are the followers' where events have brought any.
@@ -298,20 +296,19 @@ class NeighboursConfig:
     recent: int = 5
     decay: float = 0.6
     borrowing: float = 1.0
-    reader_width: int = 64
-    reader_steps: int = 2000
-    reader_share: float = 0.6
+    reader_width: int = 128
+    reader_passes: int = 20
     reader_most_items: int = 100_000
     unseen_share: float = 0.9
     router: bool = True
 
     def __post_init__(self) -> None:
-        _positive(self, "window", "longest", "nearest", "temperature", "recent", "reader_steps")
+        _positive(self, "window", "longest", "nearest", "temperature", "recent", "reader_passes")
         if self.half_life_days is not None:
             _positive(self, "half_life_days")
         if self.temperature < 0.02:
             raise _RangeError(f"temperature is {self.temperature}; set 0.02 or a value above it")
-        _share(self, "backward", "decay", "reader_share")
+        _share(self, "backward", "decay")
         _not_negative(self, "smoothing", "discount", "borrowing", "reader_width", "reader_most_items")
         if not 0 <= self.unseen_share <= 0.99:
             raise _RangeError(

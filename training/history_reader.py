@@ -1,13 +1,15 @@
 """Fits :mod:`sidera.items.history_reader`: the next item of every train sequence, by a softmax over sampled items.
 
-An item's vectors are its own part, learned freely, and a map of its text's vector: an item with few events is known by
-its text. The softmax is over the target and negatives drawn by popularity^0.75, whose logits are corrected by the
-logarithm of how often they are drawn (Bengio and Senecal, 2008). Items of a history are left out at random, and so are
-single numbers of their vectors. The rate falls to 0, and the state is kept that ranks validation targets best.
+An item's vector is its own part, learned freely, and a map of its text's vector: an item with few events is known by
+its text. The same vectors stand for an item in a history, normalised, and for one that may come. The softmax is over
+the target and negatives drawn by popularity^0.75, whose logits are corrected by how often they were drawn and by the
+logarithm of how often they are expected (Bengio and Senecal, 2008). After every pass validation targets are ranked; the
+best pass is kept, and training ends when three passes were no better.
 
-Events that are held out for routers are not learned, so these may judge what the reader says of them.
+Events that were held out for the language model's router are learned too, as the counts have them.
 
-Shapes: I items of the domain, T targets, B of one batch, A ages, X negatives, D width, V text vector dim.
+Shapes: I items of the domain, T targets, B of one batch, A ages, X negatives, U different items of a batch, D width, V
+text vector dim.
 """
 
 from collections.abc import Sequence
@@ -17,34 +19,32 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout
+from torch.nn.functional import dropout, gelu
 
-from sidera.items.history_reader import REST, HistoryReader
+from sidera.items.history_reader import NORM_EPSILON, HistoryReader
 from sidera.items.unit_vectors import unit_rows
 from training.evaluation import PLACES
 from training.metrics import ndcg_values
 from training.progress import track
 from training.split import Events, Part, Target
 
-AGES = 10
+AGES = 12
 """Items of a history that are read."""
 
+PATIENCE = 3
+"""Passes that may be no better than the best one before."""
+
 _BATCH = 1024
-_NEGATIVES = 2048
-_RATE = 3e-3
-_PASSES = 20
-"""Over the targets at the most: of few events less is to be learned."""
-_WARM_UP = 0.05
-"""Of all batches."""
-_DECAY = 0.05
-_LEFT_OUT = 0.3
-_DROPOUT = 0.2
+_FEWEST_BATCHES = 128
+"""Of a pass, where there are few targets: they come in smaller batches."""
+_SMALLEST_BATCH = 64
+_NEGATIVES = 4096
+_RATE = 1e-3
+_DROPOUT = 0.3
 _POWER = 0.75
-_SCALE = 2.5
-"""The logarithm of what logits are multiplied with at the start."""
-_JUDGED = 10
-"""How often validation targets are ranked."""
-_JUDGED_ON = 2000
+_HIDDEN = 4
+"""Times the width."""
+_INITIAL_STD = 0.02
 _AT_ONCE = 250
 
 
@@ -64,53 +64,56 @@ class _Sequences:
 class _Network(nn.Module):
     """The reader, while it learns."""
 
+    text_IV: Tensor
+
     def __init__(self, vectors_IV: npt.NDArray[np.float32], width: int) -> None:
         super().__init__()
         items, dim = vectors_IV.shape
         text_IV = unit_rows(vectors_IV - vectors_IV.mean(axis=0, dtype=np.float64).astype(np.float32))
-        # The last row is that of no item.
-        self.text_IV = torch.from_numpy(np.concatenate([text_IV, np.zeros((1, dim), np.float32)]))
-        self.input = nn.Embedding(items + 1, width, padding_idx=items)
-        self.output = nn.Embedding(items, width)
-        self.input_text = nn.Linear(dim, width, bias=False)
-        self.output_text = nn.Linear(dim, width, bias=False)
-        self.bias_I = nn.Parameter(torch.zeros(items))
+        self.register_buffer("text_IV", torch.from_numpy(text_IV.astype(np.float32)))
+        self.item = nn.Embedding(items, width)
+        nn.init.normal_(self.item.weight, std=_INITIAL_STD)
+        self.text = nn.Linear(dim, width, bias=False)
+        self.norm = nn.LayerNorm(width, eps=NORM_EPSILON)
         self.age_A = nn.Parameter(-0.5 * torch.arange(AGES))
-        self.scale = nn.Parameter(torch.tensor(_SCALE))
-        for table in (self.input, self.output):
-            nn.init.normal_(table.weight, std=0.05)
-        with torch.no_grad():
-            self.input.weight[items] = 0
+        self.inner_norm = nn.LayerNorm(width, eps=NORM_EPSILON)
+        self.inner = nn.Linear(width, _HIDDEN * width)
+        self.outer = nn.Linear(_HIDDEN * width, width)
+        self.last_norm = nn.LayerNorm(width, eps=NORM_EPSILON)
+        self.bias_I = nn.Parameter(torch.zeros(items))
+
+    def vectors(self, row_U: Tensor) -> Tensor:
+        """Of some items: float32[U, D]."""
+        found: Tensor = self.item(row_U) + self.text(self.text_IV[row_U])
+        return found
 
     def histories(self, before_BA: Tensor) -> Tensor:
-        """The vectors of histories, with some items left out: float32[B, D]."""
-        row_X, place_BA = torch.unique(before_BA, return_inverse=True)
-        vectors_XD = self.input(row_X) + self.input_text(self.text_IV[row_X])
-        told_BA = (before_BA < len(self.bias_I)) & (torch.rand(before_BA.shape) >= _LEFT_OUT)
-        weight_BA = torch.softmax(self.age_A, dim=0) * told_BA
-        weight_BA = weight_BA / (weight_BA.sum(dim=1, keepdim=True) + REST)
-        vectors_BAD = dropout(vectors_XD[place_BA], _DROPOUT)
-        return self.scale.exp() * torch.einsum("ba,bad->bd", weight_BA, vectors_BAD)
-
-    def candidates(self, row_X: Tensor) -> Tensor:
-        """The output vectors of some items: float32[X, D]."""
-        found: Tensor = self.output(row_X) + self.output_text(self.text_IV[row_X])
+        """The vectors of histories: float32[B, D]."""
+        row_U, place_BA = torch.unique(before_BA, return_inverse=True)
+        items = len(self.bias_I)
+        input_UD = self.norm(self.vectors(row_U.clamp_max(items - 1))) * (row_U < items)[:, None]
+        told_BAD = dropout(input_UD[place_BA], _DROPOUT, self.training)
+        sum_BD = torch.einsum("a,bad->bd", torch.softmax(self.age_A, dim=0), told_BAD)
+        hidden_BH = dropout(gelu(self.inner(self.inner_norm(sum_BD)), approximate="tanh"), _DROPOUT, self.training)
+        found: Tensor = self.last_norm(sum_BD + dropout(self.outer(hidden_BH), _DROPOUT, self.training))
         return found
 
     @torch.no_grad()
     def export(self, number_I: npt.NDArray[np.int64]) -> HistoryReader:
-        """What serves; ``number_I`` are the items' numbers, in any order."""
+        """What serves; ``number_I`` are the items' numbers, in any order. Gains of norms go into what reads them."""
         order = np.argsort(number_I)
-        every = torch.from_numpy(order)
-        text_IV = self.text_IV[every]
-        input_ID = self.scale.exp() * (self.input.weight[every] + self.input_text(text_IV))
-        return HistoryReader(
-            number_I[order],
-            input_ID.numpy().copy(),
-            self.candidates(every).numpy().copy(),
-            self.bias_I[every].numpy().copy(),
-            torch.softmax(self.age_A, dim=0).numpy().copy(),
-        )
+        vectors_ID = self.vectors(torch.from_numpy(order).to(self.bias_I.device))
+        made = {
+            "input_ID": self.norm(vectors_ID),
+            "output_ID": vectors_ID * self.last_norm.weight,
+            "bias_I": self.bias_I[torch.from_numpy(order)] + vectors_ID @ self.last_norm.bias,
+            "age_A": torch.softmax(self.age_A, dim=0),
+            "inner_HD": self.inner.weight * self.inner_norm.weight,
+            "inner_H": self.inner.bias + self.inner.weight @ self.inner_norm.bias,
+            "outer_DH": self.outer.weight,
+            "outer_D": self.outer.bias,
+        }
+        return HistoryReader(number_I[order], **{name: value.cpu().numpy().copy() for name, value in made.items()})
 
 
 def fit_reader(
@@ -118,30 +121,28 @@ def fit_reader(
     domain: int,
     vectors_IV: npt.NDArray[np.float32],
     number_I: npt.NDArray[np.int64],
-    validation: Sequence[Target],
+    judged: Sequence[Target],
     width: int,
-    steps: int,
+    passes: int,
     seed: int,
     label: str,
+    device: str = "cpu",
 ) -> HistoryReader | None:
-    """The reader of one domain, as it ranked validation targets best; None where there is nothing to learn.
+    """The reader of one domain, as it ranked targets best; None where there is nothing to learn.
 
     Args:
         vectors_IV: of the items' texts.
         number_I: of the items in the catalog.
-        validation: targets of the domain that select; at most 2,000 of them are ranked.
+        judged: validation targets of the domain.
         width: D.
-        steps: batches learned from, fewer where these would be more than 20 passes over the targets.
+        passes: over the train targets at the most.
     """
     told = _sequences(events, domain, len(number_I))
-    if not len(told.target_T) or not validation:
+    if not len(told.target_T) or not judged:
         return None
-    judged = _drawn(validation, seed)
-    steps = min(steps, _PASSES * -(-len(told.target_T) // _BATCH))
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[device] if device != "cpu" else []):
         torch.manual_seed(seed)
-        network = _Network(vectors_IV, width)
-        return _learned(network, told, number_I, judged, steps, label)
+        return _learned(_Network(vectors_IV, width).to(device), told, number_I, judged, passes, label)
 
 
 def _learned(
@@ -149,46 +150,67 @@ def _learned(
     told: _Sequences,
     number_I: npt.NDArray[np.int64],
     judged: Sequence[Target],
-    steps: int,
+    passes: int,
     label: str,
 ) -> HistoryReader:
-    own = [network.input.weight, network.output.weight]
-    shared = [value for name, value in network.named_parameters() if name not in ("input.weight", "output.weight")]
-    optimizer = torch.optim.AdamW(
-        [{"params": own, "weight_decay": _DECAY}, {"params": shared, "weight_decay": 1e-3}], lr=_RATE
-    )
-    drawn_I = (torch.bincount(told.target_T, minlength=len(number_I)) + 1.0) ** _POWER
-    below_I = (drawn_I / drawn_I.sum()).double().cumsum(0)
-    expected_I = (drawn_I / drawn_I.sum() * _NEGATIVES).log()
-    best, highest = network.export(number_I), -1.0
-    often = -(-steps // _JUDGED)
-    with track(f"reader: {label}", steps) as advance:
-        for step in range(1, steps + 1):
-            rows_B = torch.randint(len(told.target_T), (min(_BATCH, len(told.target_T)),))
-            negative_X = torch.searchsorted(below_I, torch.rand(_NEGATIVES, dtype=torch.float64))
-            negative_X = negative_X.clamp_max(len(number_I) - 1)
-            loss = _loss(network, told.before_TA[rows_B], told.target_T[rows_B], negative_X, expected_I)
-            for group in optimizer.param_groups:
-                group["lr"] = _RATE * min(1.0, step / (_WARM_UP * steps)) * (1 - (step - 1) / steps)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            if step % often == 0 or step == steps:
-                made = network.export(number_I)
-                reached = float(reader_ndcg(made, number_I, judged).mean())
-                if reached > highest:
-                    best, highest = made, reached
-                advance((step - 1) % often + 1, note=f"validation NDCG@10 {reached:.4f}")
+    device = network.bias_I.device
+    optimizer = torch.optim.Adam(network.parameters(), lr=_RATE, fused=True)
+    negatives = _Negatives(told.target_T, len(number_I))
+    before_TA, target_T = told.before_TA.to(device), told.target_T.to(device)
+    targets = len(target_T)
+    size = min(_BATCH, max(_SMALLEST_BATCH, targets // _FEWEST_BATCHES))
+    best, highest, waited = network.export(number_I), -1.0, 0
+    with track(f"reader: {label}", passes * -(-targets // size)) as advance:
+        for _ in range(passes):
+            for row_B in torch.randperm(targets).split(size):
+                loss = _loss(network, before_TA[row_B], target_T[row_B], negatives)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                advance(1)
+            network.eval()
+            made = network.export(number_I)
+            network.train()
+            reached = float(reader_ndcg(made, number_I, judged).mean())
+            advance(0, note=f"validation NDCG@10 {reached:.4f}")
+            waited += 1
+            if reached > highest:
+                best, highest, waited = made, reached, 0
+            if waited == PATIENCE:
+                break
     return best
 
 
-def _loss(network: _Network, before_BA: Tensor, target_B: Tensor, negative_X: Tensor, expected_I: Tensor) -> Tensor:
+class _Negatives:
+    """Draws items, the more popular ones more often."""
+
+    def __init__(self, target_T: Tensor, items: int) -> None:
+        weight_I = (torch.bincount(target_T, minlength=items) + 1.0) ** _POWER
+        self._below_I = (weight_I / weight_I.sum()).double().cumsum(0)
+        self._expected_I = (weight_I / weight_I.sum() * _NEGATIVES).log()
+
+    def drawn(self, target_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The different items of targets and negatives, what is added to their logits, and the targets' places.
+
+        An item that is a target here and no negative counts for no other target.
+        """
+        device = target_B.device
+        negative_X = torch.searchsorted(self._below_I, torch.rand(_NEGATIVES, dtype=torch.float64))
+        negative_X = negative_X.clamp_max(len(self._below_I) - 1).to(device)
+        row_U, place_X = torch.unique(torch.cat([target_B, negative_X]), return_inverse=True)
+        drawn_U = torch.bincount(place_X[len(target_B) :], minlength=len(row_U)).float()
+        return row_U, drawn_U.log() - self._expected_I.to(device)[row_U], place_X[: len(target_B)]
+
+
+def _loss(network: _Network, before_BA: Tensor, target_B: Tensor, negatives: _Negatives) -> Tensor:
     """The mean of minus the logarithm of the targets' chances among the negatives."""
     history_BD = network.histories(before_BA)
-    right_B = (history_BD * network.candidates(target_B)).sum(dim=1) + network.bias_I[target_B]
-    wrong_BX = history_BD @ network.candidates(negative_X).T + (network.bias_I - expected_I)[negative_X]
-    wrong_BX = wrong_BX.masked_fill(negative_X == target_B[:, None], -torch.inf)
-    return (torch.logaddexp(wrong_BX.logsumexp(dim=1), right_B) - right_B).mean()
+    row_U, added_U, place_B = negatives.drawn(target_B)
+    score_BU = history_BD @ network.vectors(row_U).T + network.bias_I[row_U]
+    right_B = score_BU.gather(1, place_B[:, None]).squeeze(1)
+    # A target counts once and without a correction, however often it was drawn; so no row is without a finite logit.
+    logit_BU = (score_BU + added_U).scatter(1, place_B[:, None], right_B[:, None])
+    return (logit_BU.logsumexp(dim=1) - right_B).mean()
 
 
 def reader_ndcg(
@@ -203,16 +225,16 @@ def reader_ndcg(
     rank_T = np.empty(len(asked), dtype=np.int64)
     for begin in range(0, len(asked), _AT_ONCE):
         part = asked[begin : begin + _AT_ONCE]
-        history_BD = np.zeros((len(part), reader.input_ID.shape[1]), dtype=np.float32)
+        sum_BD = np.zeros((len(part), reader.input_ID.shape[1]), dtype=np.float32)
         for place, target in enumerate(part):
             read = row_I[[item for _, item in _own(target)[: -len(reader.age_A) - 1 : -1]]].astype(np.int64)
-            age_R = reader.age_A[: len(read)]
-            history_BD[place] = (age_R @ reader.input_ID[read]) / (age_R.sum() + np.float32(REST))
-        score_BI = history_BD @ reader.output_ID.T + reader.bias_I
+            sum_BD[place] = reader.age_A[: len(read)] @ reader.input_ID[read]
+        score_BI = reader.scores(sum_BD)
         for place, target in enumerate(part):
             right = float(score_BI[place, row_I[target.item]])
             score_BI[place, row_I[[item for _, item in _own(target) if item != target.item]].astype(np.int64)] = -np.inf
-            rank_T[begin + place] = int((score_BI[place] > right).sum())
+            # Not "higher": a score that is no number is no hit.
+            rank_T[begin + place] = int((~(score_BI[place] <= right)).sum())
     return ndcg_values(rank_T, PLACES)
 
 
@@ -221,14 +243,9 @@ def _own(target: Target) -> list[tuple[int, int]]:
     return [(domain, item) for domain, item in target.history if domain == target.domain]
 
 
-def _drawn(validation: Sequence[Target], seed: int) -> list[Target]:
-    chosen = np.random.default_rng(seed).permutation(len(validation))[:_JUDGED_ON]
-    return [validation[row] for row in sorted(chosen.tolist())]
-
-
 def _sequences(events: Events, domain: int, items: int) -> _Sequences:
     """All targets of the train part that have an item before them."""
-    train_E = np.flatnonzero((events.part_E == Part.TRAIN) & (events.domain_E == domain))
+    train_E = np.flatnonzero(np.isin(events.part_E, (Part.TRAIN, Part.ROUTER)) & (events.domain_E == domain))
     user_E, item_E = events.user_E[train_E], events.item_E[train_E].astype(np.int64)
     before_EA = np.full((len(train_E), AGES), items, dtype=np.int64)
     for age in range(1, AGES + 1):

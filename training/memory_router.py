@@ -1,6 +1,6 @@
 """Fits the router of :mod:`sidera.items.memory_router`: how far a history moves the fixed shares of its domain.
 
-It learns from events that neither the language model nor the counts have learned, and begins as the fixed shares. The
+It learns from validation targets, which nothing else has learned or counted, and begins as the fixed shares. The
 loss is the softmax over a target's candidates, of the logarithms of their mixed masses: it knows nothing of the mass
 beyond the candidates, so it asks for order and not for likelihood. The squared moves of the logits are added, ``PULL``
 times: what does not help stays where the fixed shares are.
@@ -46,12 +46,10 @@ class Asked:
     Attributes:
         candidates: the items that may come back, with the mass that each part of the mixture gives them.
         features_XF: what the router reads.
-        alone: the same masses without what followers and items alike leave to the language model, float64[G, C] each.
     """
 
     candidates: Sequence[Candidates]
     features_XF: npt.NDArray[np.float64]
-    alone: Sequence[npt.NDArray[np.float64]] = ()
 
 
 class _Network(nn.Module):
@@ -89,8 +87,8 @@ def fit_memory_router(learned: Asked, validation: Asked, base: Shares, seed: int
     a few hundred targets NDCG@10 tells small gains less well than the loss does.
 
     Args:
-        learned: targets that the counts of their own features and candidates leave out.
-        validation: targets that nothing has learned.
+        learned: targets that nothing else has learned or counted.
+        validation: others of them, which select.
         base: the fixed shares.
     """
     known = [row for row, own in enumerate(learned.candidates) if own.target is not None]

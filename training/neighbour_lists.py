@@ -139,7 +139,7 @@ def _train(events: Events, domain: int) -> npt.NDArray[np.bool_]:
 
 
 def _trained(events: Events) -> npt.NDArray[np.bool_]:
-    """All train events, those for the routers included: subtracted where memory's learns from them. bool[E]."""
+    """All train events, those that were held out for the user router included. bool[E]."""
     trained_E: npt.NDArray[np.bool_] = np.isin(events.part_E, (Part.TRAIN, Part.ROUTER))
     return trained_E
 

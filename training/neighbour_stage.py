@@ -7,7 +7,7 @@ sure of the wrong things: its share is a setting.
 Shapes: I items of a domain.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from sidera.language_model import LanguageModel
 from sidera.recommender import Recommender
 from training.evaluation import drawn_targets
 from training.history_reader import fit_reader
-from training.memory_proposals import Proposals
+from training.memory_proposals import Proposals, Proposed
 from training.memory_router import fit_memory_router
 from training.mixture_shares import best_shares
 from training.neighbour_lists import (
@@ -36,11 +36,14 @@ from training.neighbour_lists import (
     transitions_of,
 )
 from training.run import Run
-from training.split import Events, Part, targets
+from training.split import Part, Target, targets
 from training.stages import Stage, stage
 
-_LEARNED_FROM = 2000
-"""Held-out events of a domain at the most that the router learns from."""
+_CHOSEN_ON = 4000
+"""Validation targets of a domain, at the most, that reader, shares and router are chosen on."""
+
+_JUDGES = 4
+"""One of so many of these judges what a router learned from the others."""
 
 _FILE = "neighbours.safetensors"
 
@@ -99,7 +102,6 @@ def _listed(run: Run, catalog: Catalog, vectors: Mapping[str, npt.NDArray[np.flo
             config.smoothing,
             config.discount,
             config.borrowing,
-            config.reader_share,
         ),
         readers=readers,
         borrowers=joined(borrowed, numbers, len(catalog)),
@@ -120,11 +122,12 @@ def reader_of(
         index,
         vectors_ID,
         number_I,
-        run.validation_of(index),
+        _chosen_on(run, index),
         config.reader_width,
-        config.reader_steps,
+        config.reader_passes,
         run.config.seed,
         name,
+        run.device,
     )
 
 
@@ -139,10 +142,8 @@ def _weighed(run: Run, model: LanguageModel, catalog: Catalog, listed: Neighbour
     # Where events brought followers, two thirds of the share are theirs; where none did, all of it is for items alike.
     third = run.config.neighbours.unseen_share / 3
     return replace(
-        listed,
-        shares={name: weights.shares for name, weights in found.items()},
+        with_weights(listed, found),
         unseen=Shares(transitions=2 * third, similar=third),
-        routers={name: weights.router for name, weights in found.items() if weights.router is not None},
     )
 
 
@@ -151,42 +152,67 @@ class Weights:
     """What weighs the mixture of one domain.
 
     Attributes:
+        reader: with its share of the items alike; None: the domain has none.
         router: gives each history shares of its own; None: they rank no better than the fixed ones.
     """
 
     shares: Shares
+    reader: HistoryReader | None
     router: MemoryRouter | None
 
 
-def weights_in(run: Run, recommender: Recommender, listed: Neighbours, index: int) -> Weights:
-    """The shares that rank one domain's targets best, and the router that ranks its validation targets better still.
+def with_weights(listed: Neighbours, found: Mapping[str, Weights]) -> Neighbours:
+    """The same lists with what was found for some domains."""
+    routers = {name: own.router for name, own in found.items() if own.router is not None}
+    readers = {name: own.reader for name, own in found.items() if own.reader is not None}
+    return replace(
+        listed,
+        shares={**listed.shares, **{name: own.shares for name, own in found.items()}},
+        routers={**listed.routers, **routers},
+        readers={**listed.readers, **readers},
+    )
 
-    The fixed shares are of the validation targets and the events that were held out for routers together.
+
+def weights_in(run: Run, recommender: Recommender, listed: Neighbours, index: int) -> Weights:
+    """The shares that rank one domain's validation targets best, and the router that ranks them better still.
+
+    The router learns from three quarters of the targets, and the last one judges it.
 
     Args:
         recommender: the language model as it will serve, without neighbours.
         index: of a domain with validation targets.
     """
-    counted = int(counts_of(run.events, index, len(run.dataset.domains[index].item_ids)).sum())
-    proposals = Proposals(recommender, listed, run.dataset.domains, index, counted)
-    validation = proposals.asked(run.validation_of(index))
-    held_out = [target for target in targets(run.events, Part.ROUTER) if target.domain == index]
-    drawn = drawn_targets(held_out, _LEARNED_FROM, (run.config.seed, index))
-    learned = proposals.asked(drawn, event_times(run.events, index, listed.rule.reference))
-    followed, near, popular, _ = best_shares([*validation.candidates, *learned.candidates]).tolist()
-    shares = Shares(followed, near, popular)
+    name = run.dataset.domains[index].name
+    proposals = Proposals(recommender, listed, run.dataset.domains, index)
+    proposed = proposals.of(_chosen_on(run, index))
+    shares, reader = _fixed(proposals, proposed, listed.readers.get(name))
     if not run.config.neighbours.router:
-        return Weights(shares, None)
-    return Weights(
-        shares, fit_memory_router(learned, validation, shares, run.config.seed, run.dataset.domains[index].name)
-    )
+        return Weights(shares, reader, None)
+    if reader is not None:
+        listed = replace(listed, readers={**listed.readers, name: reader})
+        proposals = Proposals(recommender, listed, run.dataset.domains, index)
+    judging = proposed[_JUDGES - 1 :: _JUDGES]
+    learning = [own for row, own in enumerate(proposed) if row % _JUDGES != _JUDGES - 1]
+    learned, judged = proposals.asked(learning), proposals.asked(judging)
+    return Weights(shares, reader, fit_memory_router(learned, judged, shares, run.config.seed, name))
 
 
-def event_times(events: Events, domain: int, reference: float) -> dict[int, float]:
-    """The time of each user's event that is held out for routers; ``reference`` where times are positions."""
-    held = np.flatnonzero((events.part_E == Part.ROUTER) & (events.domain_E == domain))
-    time_E = np.where(events.real_time_E[held], events.time_E[held], reference)
-    return dict(zip(events.user_E[held].tolist(), time_E.tolist(), strict=True))
+def _fixed(
+    proposals: Proposals, proposed: Sequence[Proposed], reader: HistoryReader | None
+) -> tuple[Shares, HistoryReader | None]:
+    """The best shares of all histories, and the reader with its own."""
+    if reader is None:
+        followed, near, popular, _ = best_shares(proposals.asked(proposed).candidates).tolist()
+        return Shares(followed, near, popular), None
+    followed, near, read, popular, _ = best_shares(proposals.apart(proposed)).tolist()
+    share = read / (near + read) if near + read else reader.share
+    return Shares(followed, near + read, popular), replace(reader, share=share)
+
+
+def _chosen_on(run: Run, index: int) -> list[Target]:
+    """Validation targets of one domain."""
+    own = [target for target in targets(run.events, Part.VALIDATION) if target.domain == index]
+    return drawn_targets(own, _CHOSEN_ON, (run.config.seed, index))
 
 
 def _sentence(shares: Shares, routed: bool) -> str:

@@ -27,8 +27,7 @@ class Part(IntEnum):
     """What an event serves. CONTEXT: history only, never counted: of a (user, domain) with fewer than 3 events, or,
     where calendar time splits, with positions for times.
 
-    ROUTER: a train event that no gradient but those of the routers learns. Counts hold it; where memory's shares and
-    router learn from it, they leave it out.
+    ROUTER: a train event that of the language model only the user router learns. The memory has it as all others.
     """
 
     TRAIN = 0

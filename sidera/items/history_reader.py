@@ -1,35 +1,34 @@
 """A whole history read at once: vectors of items, learned from the train part, that say what comes next.
 
 Lists of followers know only what stood near what. A reader knows an item by a vector that it shares with items taken by
-the same users or told by the same texts, so it also ranks items that never came near those of the history. It is a
-linear model with a softmax over all items of its domain: the history is the weighted sum of its newest items' input
-vectors, the newer the heavier,
+the same users or told by the same texts, so it also ranks items that never came near those of the history. The history
+is the weighted sum of its newest items' vectors, the newer the heavier, and one layer behind it:
 
-    h = sum_j a_j in(h_j) / (sum_j a_j + REST),    P(i | S) = softmax_i(out(i) h + bias(i)),
+    s = sum_j a_j in(h_j),    h = norm(s + outer gelu(inner norm(s))),    P(i | S) = softmax_i(out(i) h + bias(i)),
 
-as SASRec (arXiv 1808.09781) scores items, with weights by age in place of attention. Masses are of the likeliest items
-only; what the others would have goes to the language model. Items that joined later have no vectors: a history is read
-without them, and they stand in the lists of items alike.
+SASRec (arXiv 1808.09781) with weights by age in place of attention, and with texts. norm: mean 0, deviation 1. Masses
+are of the likeliest items only; what the others would have goes to the language model. Items that joined later have no
+vectors: a history is read without them, and they stand in the lists of items alike.
 
-Shapes: I items of the domain, D width, A ages, R items read of one history, S items found for it.
+Shapes: I items of the domain, D width, H hidden width, A ages, R items read of one history, S items found for it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from sidera.errors import CatalogError
 from sidera.items.memory_reading import NOTHING, Found
+from sidera.items.memory_router import gelu
 
 Floats = npt.NDArray[np.float32]
 
-REST = 0.05
-"""What is added to the sum of the weights, so that a history of little weight says less."""
-
 LISTED = 100
 """Items that a history gets masses for."""
+
+NORM_EPSILON = 1e-5
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,8 @@ class HistoryReader:
         output_ID: of items that may come. Shape: float32[I, D].
         bias_I: what speaks for an item whatever came before. Shape: float32[I].
         age_A: the weight of a history's items, the newest first; older ones are not read. Shape: float32[A].
+        inner_HD, inner_H, outer_DH, outer_D: the layer.
+        share: of the mass of items alike, where it knows an item of the history; the lists have the rest.
 
     Raises:
         CatalogError: the arrays do not fit each other.
@@ -52,15 +53,28 @@ class HistoryReader:
     output_ID: Floats
     bias_I: Floats
     age_A: Floats
+    inner_HD: Floats
+    inner_H: Floats
+    outer_DH: Floats
+    outer_D: Floats
+    share: float = 1.0
 
     def __post_init__(self) -> None:
-        items = len(self.number_I)
-        fits = self.input_ID.shape == self.output_ID.shape and self.input_ID.ndim == 2 and self.age_A.ndim == 1
-        if not fits or len(self.input_ID) != items or self.bias_I.shape != (items,) or not len(self.age_A):
-            raise CatalogError(
-                f"a reader of {items} items has input vectors {self.input_ID.shape}, output vectors "
-                f"{self.output_ID.shape}, biases {self.bias_I.shape} and ages {self.age_A.shape}; they must fit"
-            )
+        items, width, hidden = len(self.number_I), self.input_ID.shape[-1], len(self.inner_H)
+        wanted = {
+            "input_ID": (items, width),
+            "output_ID": (items, width),
+            "bias_I": (items,),
+            "age_A": (max(1, len(self.age_A)),),
+            "inner_HD": (hidden, width),
+            "outer_DH": (width, hidden),
+            "outer_D": (width,),
+        }
+        for name, shape in wanted.items():
+            if getattr(self, name).shape != shape:
+                raise CatalogError(
+                    f"{name} of a reader of {items} items is of shape {getattr(self, name).shape}, and must be {shape}"
+                )
 
     def renumbered(self, new_M: npt.NDArray[np.integer]) -> "HistoryReader":
         """The same under new numbers; items without one leave it.
@@ -71,8 +85,12 @@ class HistoryReader:
         number_I = np.asarray(new_M, dtype=np.int64)[self.number_I]
         order = np.argsort(number_I, kind="stable")
         order = order[number_I[order] >= 0]
-        return HistoryReader(
-            number_I[order], self.input_ID[order], self.output_ID[order], self.bias_I[order], self.age_A
+        return replace(
+            self,
+            number_I=number_I[order],
+            input_ID=self.input_ID[order],
+            output_ID=self.output_ID[order],
+            bias_I=self.bias_I[order],
         )
 
     def read(self, numbers: Sequence[int]) -> Found:
@@ -81,17 +99,32 @@ class HistoryReader:
         Args:
             numbers: the history, oldest first.
         """
+        if not len(self.number_I):
+            return NOTHING
         newest = np.array(numbers[-len(self.age_A) :][::-1], dtype=np.int64)
         row_R = np.minimum(self.number_I.searchsorted(newest), len(self.number_I) - 1)
         known_R = self.number_I[row_R] == newest
         if not known_R.any():
             return NOTHING
-        age_R = self.age_A[: len(newest)][known_R]
-        history_D = (age_R @ self.input_ID[row_R[known_R]]) / (age_R.sum() + np.float32(REST))
-        score_I = self.output_ID @ history_D + self.bias_I
+        sum_D = self.age_A[: len(newest)][known_R] @ self.input_ID[row_R[known_R]]
+        score_I = self.scores(sum_D[None])[0]
         score_I -= score_I.max()
         np.exp(score_I, out=score_I)
         listed = min(LISTED, len(score_I))
         best_S = np.sort(np.argpartition(-score_I, listed - 1)[:listed])
         mass_S: npt.NDArray[np.float64] = score_I[best_S].astype(np.float64) / score_I.sum(dtype=np.float64)
         return self.number_I[best_S], mass_S
+
+    def scores(self, sum_BD: Floats) -> Floats:
+        """What speaks for every item after histories, by the weighted sums of their vectors: float32[B, I]."""
+        hidden_BH = gelu(normalised(sum_BD) @ self.inner_HD.T + self.inner_H).astype(np.float32)
+        history_BD = normalised(sum_BD + hidden_BH @ self.outer_DH.T + self.outer_D)
+        score_BI: Floats = history_BD @ self.output_ID.T + self.bias_I
+        return score_BI
+
+
+def normalised(x_BD: Floats) -> Floats:
+    """Each row with mean 0 and deviation 1."""
+    centred_BD = x_BD - x_BD.mean(axis=1, keepdims=True)
+    norm_BD: Floats = centred_BD / np.sqrt((centred_BD**2).mean(axis=1, keepdims=True) + np.float32(NORM_EPSILON))
+    return norm_BD

@@ -47,7 +47,6 @@ class Reading:
     an item that joins is compared: a list of alike items has the ``nearest`` ones, with the weights
     exp((cosine - 1) / ``temperature``). ``borrowing``: what an item without events gets of the mean mass of its nearest
     ones, see :mod:`sidera.items.borrowing`; 0: nothing.
-    ``reader``: what a reader of whole histories has of the mass of items alike, where it knows an item of the history.
     """
 
     recent: int = 5
@@ -57,7 +56,6 @@ class Reading:
     smoothing: float = 0.0
     discount: float = 0.0
     borrowing: float = 0.0
-    reader: float = 0.6
 
 
 def read_lists(

@@ -2,7 +2,7 @@
 
 A small network per domain reads how much the memory knows of a history and moves the logarithms of the domain's fixed
 shares by at most ``bound``; so a history that memory knows well hears it, another one the language model. It is fitted
-in training, on events that neither the language model nor the counts have learned (``training/memory_router.py``).
+in training, on validation targets, which nothing else has learned or counted (``training/memory_router.py``).
 
 Shapes: F features, H hidden width, G parts of the mixture: followers, alike, popularity, language model. S items found
 for one history.
@@ -94,7 +94,7 @@ class MemoryRouter:
     def shares(self, base: Shares, features_F: npt.NDArray[np.floating]) -> Shares:
         """The shares for one history, of the fixed ones of its domain."""
         hidden_H = self.inner_HF @ ((features_F - self.mean_F) / self.scale_F) + self.inner_H
-        moved_G = self.outer_GH @ _gelu(hidden_H) + self.outer_G
+        moved_G = self.outer_GH @ gelu(hidden_H) + self.outer_G
         rest = 1 - base.transitions - base.similar - base.popularity
         base_G = np.maximum([base.transitions, base.similar, base.popularity, rest], LEAST_SHARE)
         logits_G = np.log(base_G) + self.bound * np.tanh(moved_G / self.bound)
@@ -103,7 +103,7 @@ class MemoryRouter:
         return Shares(followed, alike, popular)
 
 
-def _gelu(x_H: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    """By tanh (Hendrycks and Gimpel, arXiv 1606.08415), which NumPy has."""
-    gelu_H: npt.NDArray[np.float64] = 0.5 * x_H * (1 + np.tanh(math.sqrt(2 / math.pi) * (x_H + 0.044715 * x_H**3)))
-    return gelu_H
+def gelu(x: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """By tanh (Hendrycks and Gimpel, arXiv 1606.08415), which NumPy has; of any shape."""
+    made: npt.NDArray[np.floating] = 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+    return made

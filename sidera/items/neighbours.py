@@ -3,8 +3,8 @@
 Three distributions over the items of the target's domain that need no forward pass. ``transitions``: what came near an
 item in the train part's sequences, and in the events that came since. ``similar``: the items whose vectors are nearest;
 it knows no user, so it serves a domain that training never saw. Where training fitted a reader of whole histories
-(:mod:`sidera.items.history_reader`), most of the mass of items alike is what that says, by vectors learned from events
-and texts. ``popularity``: the domain's train events. Each has a share of the mixture in each domain, which a router may
+(:mod:`sidera.items.history_reader`), a share of the mass of items alike is its own, by vectors learned from events and
+texts. ``popularity``: the domain's train events. Each has a share of the mixture in each domain, which a router may
 move for each history; the language model has the rest. How a history is read: :mod:`sidera.items.memory_reading`.
 
 All is keyed by item number, which never changes within a bundle; leaves are looked up per snapshot. Tensors of files:
@@ -47,7 +47,17 @@ __all__ = [
 ]
 
 _ABOUT = "mixture"
-_READER_PARTS = ("number_I", "input_ID", "output_ID", "bias_I", "age_A")
+_READER_PARTS = (
+    "number_I",
+    "input_ID",
+    "output_ID",
+    "bias_I",
+    "age_A",
+    "inner_HD",
+    "inner_H",
+    "outer_DH",
+    "outer_D",
+)
 _ROUTER_PARTS = ("mean_F", "scale_F", "inner_HF", "inner_H", "outer_GH", "outer_G")
 
 
@@ -146,15 +156,24 @@ class Neighbours:
 
     def likes(self, numbers: Sequence[int]) -> Found:
         """What is like these items, oldest first; masses sum to at most 1, and to 0 where nothing is known to be."""
-        listed = read_lists(self.similar.of, numbers, self.reading)
+        listed = self.alike(numbers)
+        read, share = self.read(numbers)
+        if not len(read[0]):
+            return listed
+        share = share if len(listed[0]) else 1.0
+        return summed(np.concatenate([read[0], listed[0]]), np.concatenate([share * read[1], (1 - share) * listed[1]]))
+
+    def alike(self, numbers: Sequence[int]) -> Found:
+        """What the lists of items alike say of these items, oldest first."""
+        return read_lists(self.similar.of, numbers, self.reading)
+
+    def read(self, numbers: Sequence[int]) -> tuple[Found, float]:
+        """What the reader of these items' domain says of them, oldest first, and its share of the items alike."""
         for reader in self.readers.values():
-            found_S, mass_S = reader.read(numbers)
-            if len(found_S):
-                share = self.reading.reader if len(listed[0]) else 1.0
-                return summed(
-                    np.concatenate([found_S, listed[0]]), np.concatenate([share * mass_S, (1 - share) * listed[1]])
-                )
-        return listed
+            found = reader.read(numbers)
+            if len(found[0]):
+                return found, reader.share
+        return NOTHING, 0.0
 
     def features(self, numbers: Sequence[int], followers: Found, likes: Found) -> npt.NDArray[np.float64]:
         """What a router reads of a history: float64[F], see :mod:`sidera.items.memory_router`."""
@@ -217,7 +236,7 @@ def save_neighbours(neighbours: Neighbours, path: Path) -> None:
         "rule": asdict(neighbours.rule),
         "trained_until": dict(neighbours.trained_until),
         "routers": {name: router.bound for name, router in neighbours.routers.items()},
-        "readers": list(neighbours.readers),
+        "readers": {name: reader.share for name, reader in neighbours.readers.items()},
     }
     # One entry: those of several stand in an order that is another one in every process.
     save_file(arrays, path, metadata={_ABOUT: json.dumps(about)})
@@ -244,8 +263,10 @@ def load_neighbours(path: Path) -> Neighbours:
             for row, (name, bound) in enumerate(about.get("routers", {}).items())
         }
         readers = {
-            name: HistoryReader(**{part: np.asarray(arrays[f"reader.{row}.{part}"]) for part in _READER_PARTS})
-            for row, name in enumerate(about.get("readers", []))
+            name: HistoryReader(
+                **{part: np.asarray(arrays[f"reader.{row}.{part}"]) for part in _READER_PARTS}, share=float(share)
+            )
+            for row, (name, share) in enumerate(about.get("readers", {}).items())
         }
         return Neighbours(
             lists["transitions"],
@@ -261,5 +282,5 @@ def load_neighbours(path: Path) -> Neighbours:
             borrowers=lists.get("borrowers"),
             readers=readers,
         )
-    except (CatalogError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, CatalogError, KeyError, TypeError, ValueError) as error:
         raise CatalogError(f"{path.name}: no neighbours can be read ({error}); export the bundle again") from error

@@ -160,18 +160,8 @@ class TransitionDelta:
     def added(
         self, before_X: npt.NDArray[np.integer], after_X: npt.NDArray[np.integer], count_X: npt.NDArray[np.floating]
     ) -> "TransitionDelta":
-        """The next snapshot, with these transitions, as :func:`pairs_of` gives them."""
-        return self._changed(before_X, after_X, np.rint(np.asarray(count_X) / _UNIT).astype(np.int64))
-
-    def subtracted(
-        self, before_X: npt.NDArray[np.integer], after_X: npt.NDArray[np.integer], count_X: npt.NDArray[np.floating]
-    ) -> "TransitionDelta":
-        """The next snapshot, without transitions that were added before."""
-        return self._changed(before_X, after_X, -np.rint(np.asarray(count_X) / _UNIT).astype(np.int64))
-
-    def _changed(
-        self, before_X: npt.NDArray[np.integer], after_X: npt.NDArray[np.integer], units_X: Integers
-    ) -> "TransitionDelta":
+        """The next snapshot, with these transitions, as :func:`pairs_of` gives them; counts below 0 take some back."""
+        units_X = np.rint(np.asarray(count_X) / _UNIT).astype(np.int64)
         key_X = (np.asarray(before_X, dtype=np.int64) << 32) | np.asarray(after_X, dtype=np.int64)
         new, runs = _merged([(key_X, units_X)]), list(self.runs)
         known = dict(zip(map(id, self.runs), self.below, strict=True))

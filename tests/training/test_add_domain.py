@@ -14,7 +14,8 @@ from sidera.bundle import Bundle, open_bundle, verify_bundle, write_bundle
 from sidera.catalog import Catalog
 from sidera.cli import main
 from sidera.errors import DomainFullError, EmbeddingError
-from sidera.items.neighbours import load_neighbours
+from sidera.items.memory_router import FEATURES, MemoryRouter
+from sidera.items.neighbours import Neighbours, Shares, load_neighbours
 from sidera.loading import load_bundle
 from sidera.manifest import DomainEntry
 from sidera.recommender import Query
@@ -22,6 +23,7 @@ from tests import tiny
 from training.add_domain import Added, add_domain
 from training.bundle_evaluation import evaluate_bundle
 from training.errors import ConfigError, DataError
+from training.neighbour_stage import Weights
 
 WEIGHTS = "backbone/model.safetensors"
 REWRITTEN = {"manifest.json", WEIGHTS, "samples/requests.json", "report/metrics.json"}
@@ -97,6 +99,7 @@ def test_sids_vectors_lists_and_shares_of_the_known_domains_stay(
         said = dict(zip([new_of_old[found] for found in found_S.tolist()], mass_S.tolist(), strict=True))
         found_S, mass_S = lists[1].readers[domain].read([new_of_old[number]])
         assert dict(zip(found_S.tolist(), mass_S.tolist(), strict=True)) == pytest.approx(said)
+        assert lists[1].readers[domain].share == lists[0].readers[domain].share
     assert (lists[1].unseen, lists[1].reading) == (lists[0].unseen, lists[0].reading)
 
 
@@ -113,6 +116,28 @@ def test_the_new_domain_has_lists_and_shares_of_its_own(added: tuple[Path, Added
     assert shares.transitions + shares.similar > shares.popularity
     assert sorted(own.values()) == lists.readers["plays"].number_I.tolist()
     assert shares != lists.unseen
+
+
+def test_the_bundle_has_the_shares_the_reader_and_the_router_that_were_found_best_beside_those_of_before(
+    tiny_bundle: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_F, width = np.ones(len(FEATURES), np.float32), (2, len(FEATURES))
+    outer_GH = np.ones((4, 2), np.float32)
+    router = MemoryRouter(one_F, one_F, np.ones(width, np.float32), one_F[:2].copy(), outer_GH, one_F[:4].copy(), 1.25)
+
+    def found(run: Any, recommender: Any, listed: Neighbours, index: int) -> Weights:
+        return Weights(Shares(0.5, 0.25), replace(listed.readers["plays"], share=0.375), router)
+
+    monkeypatch.setattr("training.add_domain.weights_in", found)
+    add_domain(tiny_bundle, data, "plays", tmp_path / "bundle", lambda said: None, "cpu", 1)
+    before, after = (
+        load_neighbours(open_bundle(bundle).path("catalog/neighbours.safetensors"))
+        for bundle in (tiny_bundle, tmp_path / "bundle")
+    )
+    assert after.shares == {**before.shares, "plays": Shares(0.5, 0.25)}
+    assert after.readers["plays"].share == 0.375
+    assert after.routers.keys() == {*before.routers, "plays"}
+    assert after.routers["plays"].bound == 1.25
 
 
 def test_the_report_says_what_a_second_evaluation_of_the_bundle_says(

@@ -65,5 +65,5 @@ def test_an_item_borrows_less_the_more_followers_of_its_own_events_bring_it() ->
 
 def test_transitions_that_are_taken_away_are_no_followers_of_an_items_own() -> None:
     after = np.arange(OWN_FOLLOWERS) + 10
-    gone = TransitionDelta().subtracted(np.full(OWN_FOLLOWERS, COLD), after, np.ones(OWN_FOLLOWERS))
+    gone = TransitionDelta().added(np.full(OWN_FOLLOWERS, COLD), after, -np.ones(OWN_FOLLOWERS))
     assert as_dict(borrowers().shared(FOLLOWERS, 1.0, gone)) == as_dict(borrowers().shared(FOLLOWERS, 1.0, NO_EVENTS))

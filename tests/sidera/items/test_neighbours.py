@@ -1,10 +1,13 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
+from sidera.disk_arrays import open_tensors
 from sidera.errors import CatalogError
 from sidera.folded_bundle import renumbered
 from sidera.items.borrowing import Borrowers
@@ -167,48 +170,88 @@ def test_who_borrows_is_found_once_however_often_events_change_the_counts(monkey
     assert set(as_dict(neighbours.with_similar(joined).followers([0]))) == {1, 2, 3, 4}
 
 
-def reader() -> HistoryReader:
+def reader(share: float = 0.75, numbers: tuple[int, int] = (0, 2)) -> HistoryReader:
+    """Of two items, that is: the others are of another domain."""
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(2, 2, 3)).astype(np.float32)
-    # Of items 0 and 2, that is: the other two are of another domain.
-    return HistoryReader(np.array([0, 2]), vectors[0], vectors[1], np.zeros(2, np.float32), np.ones(1, np.float32))
+    inner_HD, outer_HD = rng.normal(size=(2, 4, 3)).astype(np.float32)
+    return HistoryReader(
+        np.array(numbers),
+        *(vectors[0], vectors[1], np.zeros(2, np.float32), np.ones(1, np.float32)),
+        *(inner_HD, inner_HD[:, 0].copy(), outer_HD.T.copy(), outer_HD[0]),
+        share=share,
+    )
 
 
 def test_a_reader_has_its_part_of_the_mass_of_items_alike_where_it_knows_the_history() -> None:
-    plain = made(decay=0.0, reader=0.75)
-    with_reader = replace(plain, readers={"films": reader()})
+    plain = made(decay=0.0)
     said, listed = as_dict(reader().read([2])), as_dict(plain.likes([2]))
-    expected = {item: 0.75 * said.get(item, 0) + 0.25 * listed.get(item, 0) for item in {*said, *listed}}
-    assert as_dict(with_reader.likes([2])) == pytest.approx(expected)
-    assert as_dict(with_reader.likes([1])) == as_dict(plain.likes([1]))
-    assert as_dict(with_reader.followers([2])) == as_dict(plain.followers([2]))
+    for share in (0.0, 0.25, 0.75):
+        with_reader = replace(plain, readers={"films": reader(share)})
+        expected = {item: share * said.get(item, 0) + (1 - share) * listed.get(item, 0) for item in {*said, *listed}}
+        assert as_dict(with_reader.likes([2])) == pytest.approx(expected)
+        assert as_dict(with_reader.likes([1])) == as_dict(plain.likes([1]))
+        assert as_dict(with_reader.followers([2])) == as_dict(plain.followers([2]))
+        assert as_dict(with_reader.alike([2])) == listed
+        found, own = with_reader.read([2])
+        assert (as_dict(found), own) == (said, share)
+        found, own = with_reader.read([1])
+        assert (as_dict(found), own) == ({}, 0.0)
+
+
+def test_lists_have_all_the_mass_where_the_reader_knows_no_item_of_the_history() -> None:
+    plain = replace(made(decay=0.0), readers={"films": reader(0.75, numbers=(1, 3))})
+    assert as_dict(plain.likes([2])) == {0: 0.75, 3: 0.25}
 
 
 def test_a_reader_has_all_the_mass_where_no_list_tells_of_items_alike() -> None:
-    alone = replace(made(reader=0.75), similar=GrownLists(lists_of({})), readers={"films": reader()})
+    alone = replace(made(), similar=GrownLists(lists_of({})), readers={"films": reader()})
     assert as_dict(alone.likes([0])) == as_dict(reader().read([0]))
 
 
+def test_of_several_readers_that_of_the_historys_domain_reads_it_with_its_own_share() -> None:
+    readers = {"films": reader(0.25), "songs": reader(0.5, numbers=(1, 3))}
+    both = replace(made(), readers=readers)
+    for number, share in ((0, 0.25), (2, 0.25), (1, 0.5), (3, 0.5)):
+        found, own = both.read([number])
+        assert own == share
+        assert number in as_dict(found)
+
+
 def test_events_leave_a_reader_as_it_is() -> None:
-    before = replace(made(reader=0.75), readers={"films": reader()})
+    before = replace(made(), readers={"films": reader()})
     after = before.with_transitions(TransitionDelta().added(np.array([0]), np.array([2]), np.array([5.0])))
     assert as_dict(after.likes([0])) == as_dict(before.likes([0]))
 
 
-def test_a_saved_reader_is_the_one_in_memory(tmp_path: Path) -> None:
-    before = replace(made(reader=0.75), readers={"films": reader()})
+def test_saved_readers_are_those_in_memory_with_layer_and_share(tmp_path: Path) -> None:
+    before = replace(made(), readers={"films": reader(), "songs": reader(0.25, numbers=(1, 3))})
     save_neighbours(before, tmp_path / "neighbours.safetensors")
     loaded = load_neighbours(tmp_path / "neighbours.safetensors")
-    assert set(loaded.readers) == {"films"}
-    for numbers in ([0], [2], [0, 2]):
+    assert {name: own.share for name, own in loaded.readers.items()} == {"films": 0.75, "songs": 0.25}
+    for name, own in before.readers.items():
+        for part, value in vars(own).items():
+            assert np.array_equal(getattr(loaded.readers[name], part), value), part
+    for numbers in ([0], [1], [2], [3], [0, 2]):
         assert as_dict(loaded.likes(numbers)) == as_dict(before.likes(numbers))
 
 
+@pytest.mark.parametrize("readers", [["films"], {"films": "none"}, {"songs": 0.5, "films": 0.5}])
+def test_a_file_whose_readers_are_of_another_form_is_refused(tmp_path: Path, readers: Any) -> None:
+    path = tmp_path / "neighbours.safetensors"
+    save_neighbours(replace(made(), readers={"films": reader()}), path)
+    about = {**json.loads(open_tensors(path)[1]["mixture"]), "readers": readers}
+    save_file(load_file(path), tmp_path / "other.safetensors", metadata={"mixture": json.dumps(about)})
+    with pytest.raises(CatalogError, match=r"other\.safetensors: no neighbours can be read .* export the bundle again"):
+        load_neighbours(tmp_path / "other.safetensors")
+
+
 def test_readers_follow_their_items_to_the_numbers_of_a_folded_bundle() -> None:
-    before = replace(made(reader=0.75), readers={"films": reader()})
+    before = replace(made(), readers={"films": reader()})
     # Item 1 is gone, 4 joined later; the new numbers are 0 to 3.
     after = renumbered(before, np.array([3, 2, 4, 0]))
     new_of_old = {3: 0, 2: 1, 4: 2, 0: 3}
     said = as_dict(before.readers["films"].read([2]))
     expected = {new_of_old[item]: mass for item, mass in said.items()}
     assert as_dict(after.readers["films"].read([new_of_old[2]])) == pytest.approx(expected)
+    assert after.readers["films"].share == 0.75
