@@ -21,7 +21,7 @@ from sidera.language_model import LanguageModel
 from sidera.model.linear_layers import linear_layers, sizes_of, upper_half
 from sidera.model.peft_folders import LoraAdapter, write_peft_folder
 from sidera.model.weight_formats import transpose_for_cpu
-from training.config import AdapterConfig
+from training.model_config import AdapterConfig
 from training.progress import track
 
 MOST = 2.0

@@ -29,10 +29,11 @@ from sidera.recommender import Recommender
 from sidera.tokenizers import ItemTokenizer, load_tokenizer, save_tokenizer
 from training.backbones import load_universal
 from training.collaborative import cf_files_digest, cf_vectors
-from training.config import LanguageModelConfig, TrainConfig
+from training.config import TrainConfig
 from training.evaluation import recommend_for
 from training.language_model import Phase
 from training.metrics import ranking_metrics, target_ranks
+from training.model_config import LanguageModelConfig
 from training.model_stages import universal_stage
 from training.run import Run
 from training.sequences import training_sequences

@@ -8,8 +8,9 @@ from typing import Any
 import yaml
 
 from sidera.files import write_atomically
-from training.config import AdapterConfig, TrainConfig, load_config
+from training.config import TrainConfig, load_config
 from training.errors import ConfigError
+from training.model_config import AdapterConfig
 from training.tokenizers import read_config
 
 _DEFAULTS: dict[str, Any] = {

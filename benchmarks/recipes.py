@@ -23,8 +23,8 @@ from benchmarks.harness import report
 from benchmarks.tokenizer_downstream import labelled, listed_names
 from sidera.embedding import DEFAULT_ENCODER, EncoderSpec
 from sidera.errors import SideraError
-from training.config import LanguageModelConfig
 from training.errors import ConfigError, TrainingError
+from training.model_config import LanguageModelConfig
 
 
 def main(

@@ -25,8 +25,8 @@ from benchmarks.downstream_runs import score_variant, tokenize_variant
 from benchmarks.harness import Figure, report
 from sidera.embedding import DEFAULT_ENCODER, EncoderSpec
 from sidera.errors import SideraError
-from training.config import LanguageModelConfig, OptimizerConfig
 from training.errors import ConfigError, TrainingError
+from training.model_config import LanguageModelConfig, OptimizerConfig
 from training.tokenizers import read_config
 
 _VARIANT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")

@@ -18,8 +18,8 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from benchmarks.harness import Figure, at_least, shown, time_ratio
 from benchmarks.made_up_walks import DOMAIN, made_up_walks, vocabulary_behind
 from sidera.model.vocabulary import Vocabulary
-from training.config import AdapterConfig, LanguageModelConfig, OptimizerConfig
 from training.language_model import Phase, train_adapter
+from training.model_config import AdapterConfig, LanguageModelConfig, OptimizerConfig
 from training.pretrained import FoundBackbone, load_pretrained
 from training.sequences import TrainingSequences
 

@@ -18,11 +18,11 @@ from sidera.embedding import EncoderSpec
 from sidera.language_model import LanguageModel, load_backbone
 from sidera.model.vocabulary import Vocabulary
 from sidera.recommender import Recommender
-from training.config import LanguageModelConfig, OptimizerConfig
 from training.data import read_dataset
 from training.errors import ConfigError, DataError
 from training.evaluation import evaluate
 from training.metrics import ABSENT, ndcg_values
+from training.model_config import LanguageModelConfig, OptimizerConfig
 from training.split import Part
 from training.tokenizers import METHODS, read_config
 

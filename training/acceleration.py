@@ -8,7 +8,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedTy
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from training.config import OptimizerConfig
+from training.model_config import OptimizerConfig
 from training.trackers import Tracking
 
 _PRECISIONS = {"float32": "no", "bfloat16": "bf16"}

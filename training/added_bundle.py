@@ -26,7 +26,6 @@ from sidera.items.history_reader import HistoryReader
 from sidera.items.neighbours import GrownLists, NeighbourLists, Neighbours, Shares
 from sidera.manifest import Manifest
 from training.bundling import NEIGHBOURS_FILE, commit_of_code, save_vectors
-from training.config import NeighboursConfig
 from training.data import DomainData
 from training.neighbour_lists import (
     borrowers_of,
@@ -37,6 +36,7 @@ from training.neighbour_lists import (
     trained_until,
     transitions_of,
 )
+from training.neighbours_config import NeighboursConfig
 from training.split import Events
 
 _MADE_ANEW = ("backbone/", "catalog/", "samples/requests.json", "report/metrics.json")

@@ -8,10 +8,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from sidera.manifest import Manifest
 from sidera.model.vocabulary import DOMAIN_ROWS
-from training.config import AdapterConfig, TrainConfig
+from training.config import TrainConfig
 from training.data import Dataset, DomainData, read_dataset
 from training.data_files import domain_folders
 from training.errors import ConfigError
+from training.model_config import AdapterConfig
 
 
 def free_token(manifest: Manifest, path: Path, name: str) -> int:

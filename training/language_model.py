@@ -22,9 +22,9 @@ from sidera.model.linear_layers import linear_layers, upper_half
 from sidera.model.vocabulary import Vocabulary
 from sidera.trie import Trie
 from training.code_loss import CodeLoss
-from training.config import LanguageModelConfig
 from training.errors import StageError
 from training.loop import LoopReport, Scores, train_loop
+from training.model_config import LanguageModelConfig
 from training.new_rows import NewRows
 from training.processes import is_first
 from training.sequences import EpochBatches, SequenceBatch, TrainingSequences, epoch_batches

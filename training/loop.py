@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from sidera.files import write_atomically
 from training.acceleration import backbones_of, new_accelerator
 from training.checkpoints import Progress, Trained, restore_checkpoint, save_checkpoint, whole
-from training.config import OptimizerConfig
 from training.errors import NonFiniteLossError, StageError
+from training.model_config import OptimizerConfig
 from training.processes import agreed, is_first, join, several, wait
 from training.progress import track
 from training.trackers import Tracking

@@ -15,7 +15,7 @@ from sidera.items.borrowing import FEW, NEAREST
 from sidera.items.neighbours import NeighbourLists
 from sidera.items.transitions import TransitionRule, pairs_of
 from sidera.items.unit_vectors import unit_rows
-from training.config import NeighboursConfig
+from training.neighbours_config import NeighboursConfig
 from training.progress import track
 from training.split import Events, Part
 

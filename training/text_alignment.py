@@ -23,9 +23,9 @@ from torch import Tensor
 
 from sidera.catalog import Catalog
 from sidera.model.vocabulary import Vocabulary
-from training.config import TextAlignmentConfig
 from training.data import Dataset
 from training.errors import ConfigError, DataError
+from training.model_config import TextAlignmentConfig
 from training.pretrained import FoundBackbone, load_text_tokenizer
 from training.sequences import EpochBatches, SequenceBatch
 

@@ -12,8 +12,8 @@ from sidera.model.experts import ExpertShape, add_experts
 from sidera.model.linear_layers import linear_layers, sizes_of
 from sidera.model.vocabulary import Vocabulary
 from training.backbones import is_scratch
-from training.config import LanguageModelConfig
 from training.errors import StageError
+from training.model_config import LanguageModelConfig
 from training.new_rows import NewRows
 
 

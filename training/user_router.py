@@ -19,8 +19,8 @@ from sidera.item_scores import read_items
 from sidera.language_model import LanguageModel
 from sidera.model.user_router import UserRouter
 from sidera.trie import TrieTables
-from training.config import RouterConfig
 from training.errors import StageError
+from training.model_config import RouterConfig
 from training.progress import track
 
 _GAMMAS = torch.arange(21, dtype=torch.float64) / 20

@@ -18,8 +18,8 @@ from sidera.model.vocabulary import Vocabulary
 from tests.training.killed import ended, forked
 from training.backbones import new_backbone
 from training.code_loss import CodeLoss
-from training.config import OptimizerConfig
 from training.loop import train_loop
+from training.model_config import OptimizerConfig
 from training.sequences import EpochBatches, SequenceBatch, TrainingSequences, epoch_batches
 from training.text_alignment import TitleBatch
 

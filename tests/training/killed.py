@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 import training.loop
 from sidera.cli import main
-from training.config import OptimizerConfig
 from training.loop import train_loop
+from training.model_config import OptimizerConfig
 
 LOOP_CONFIG = OptimizerConfig(epochs=4, learning_rate=0.05, checkpoint_steps=3, warmup_share=0.2)
 STEPS = 7

@@ -19,9 +19,9 @@ from sidera.model.vocabulary import Vocabulary
 from training import language_model
 from training.backbones import new_backbone
 from training.code_loss import CodeLoss
-from training.config import AdapterConfig, LanguageModelConfig, OptimizerConfig
 from training.errors import StageError
 from training.language_model import Phase, train_adapter
+from training.model_config import AdapterConfig, LanguageModelConfig, OptimizerConfig
 from training.sequences import SequenceBatch, TrainingSequences, epoch_batches
 from training.text_alignment import TitleBatch
 

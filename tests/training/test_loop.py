@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from tests import processes
 from tests.training.killed import MOMENTS, Numbers, batches_of, killed_loop, run_loop
-from training.config import OptimizerConfig
 from training.errors import ConfigError, NonFiniteLossError, StageError
 from training.loop import LoopReport, train_loop
+from training.model_config import OptimizerConfig
 from training.trackers import PACKAGES, Tracking, check_trackers
 
 

@@ -6,7 +6,6 @@ import scipy.sparse as sp
 
 from sidera.items.borrowing import NEAREST
 from sidera.items.transitions import TransitionRule
-from training.config import NeighboursConfig
 from training.neighbour_lists import (
     borrowers_of,
     joined,
@@ -16,6 +15,7 @@ from training.neighbour_lists import (
     trained_until,
     transitions_of,
 )
+from training.neighbours_config import NeighboursConfig
 from training.split import Events, Part
 
 A, B, C, D = range(4)

@@ -18,9 +18,9 @@ from sidera.model.vocabulary import Vocabulary
 from tests.training.backbone_folders import ROWS, random_sequences, write_backbone, write_tokenizer
 from training.backbones import load_universal, save_universal
 from training.code_loss import CodeLoss
-from training.config import AdapterConfig, ExpertsConfig, LanguageModelConfig, OptimizerConfig
 from training.errors import ConfigError, StageError
 from training.language_model import Phase, train_adapter, train_universal
+from training.model_config import AdapterConfig, ExpertsConfig, LanguageModelConfig, OptimizerConfig
 from training.new_rows import NewRows
 from training.pretrained import check_pretrained, find_pretrained, load_pretrained
 from training.sequences import epoch_batches

@@ -16,9 +16,9 @@ from sidera.model.vocabulary import Vocabulary
 from sidera.trie import build_trie, tables_of
 from training.backbones import new_backbone
 from training.code_loss import CodeLoss
-from training.config import LanguageModelConfig, OptimizerConfig
 from training.errors import StageError
 from training.language_model import Phase, train_universal
+from training.model_config import LanguageModelConfig, OptimizerConfig
 from training.sequences import SequenceBatch, TrainingSequences, epoch_batches
 from training.siblings import Siblings
 

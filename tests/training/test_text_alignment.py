@@ -18,10 +18,11 @@ from sidera.model.vocabulary import Vocabulary
 from tests import tiny
 from tests.training.backbone_folders import ROWS, write_backbone, write_tokenizer
 from training.code_loss import CodeLoss
-from training.config import ExpertsConfig, LanguageModelConfig, OptimizerConfig, TextAlignmentConfig, load_config
+from training.config import load_config
 from training.data import Dataset, DomainData
 from training.errors import ConfigError, DataError, StageError
 from training.language_model import Phase, train_universal
+from training.model_config import ExpertsConfig, LanguageModelConfig, OptimizerConfig, TextAlignmentConfig
 from training.new_rows import NewRows
 from training.pipeline import train
 from training.pretrained import find_pretrained, load_pretrained, load_text_tokenizer

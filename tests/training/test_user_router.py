@@ -10,8 +10,8 @@ import torch
 
 from sidera.item_scores import read_items
 from tests.sidera.worlds import Request, World, adapted_model, random_sids
-from training.config import RouterConfig
 from training.errors import StageError
+from training.model_config import RouterConfig
 from training.user_router import (
     Transitions,
     best_constant,

@@ -14,8 +14,8 @@ from sidera.disk_arrays import open_tensor
 from sidera.errors import CatalogError
 from sidera.items.alike import Alike
 from sidera.items.neighbours import GrownLists, NeighbourLists, Neighbours, Reading, Shares
-from training.config import NeighboursConfig
 from training.neighbour_lists import joined, similar_of
+from training.neighbours_config import NeighboursConfig
 
 SIZES = (8, 8, 8)
 NEAREST = 4
