@@ -19,6 +19,8 @@ from training.split import Events, Part, Target, targets
 ITEMS = 40
 TEXT_DIM = 16
 
+no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+
 
 def world(users: int = 200) -> Events:
     """Six events a user; the last two are validation and test."""
@@ -41,9 +43,9 @@ def vectors(items: int = ITEMS) -> np.ndarray:
     return np.random.default_rng(1).normal(size=(items, TEXT_DIM)).astype(np.float32)
 
 
-def fitted(events: Events, numbers: np.ndarray, seed: int = 0, passes: int = 1) -> HistoryReader:
+def fitted(events: Events, numbers: np.ndarray, seed: int = 0, passes: int = 1, device: str = "cpu") -> HistoryReader:
     judged = targets(events, Part.VALIDATION)
-    made = fit_reader(events, 0, vectors(), numbers, judged, 16, passes, seed, "films")
+    made = fit_reader(events, 0, vectors(), numbers, judged, 16, passes, seed, "films", device)
     assert made is not None
     return made
 
@@ -59,9 +61,10 @@ def network(items: int = ITEMS, width: int = 8) -> module._Network:
     return made
 
 
-def test_a_fitted_reader_knows_what_comes_next() -> None:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=no_gpu)])
+def test_a_fitted_reader_knows_what_comes_next(device: str) -> None:
     events, numbers = world(users=600), np.arange(ITEMS)[::-1] * 3
-    reader = fitted(events, numbers.copy(), passes=6)
+    reader = fitted(events, numbers.copy(), passes=6, device=device)
     asked = targets(events, Part.TEST)
     assert reader_ndcg(reader, numbers, asked).mean() > 0.9
     found_S, mass_S = reader.read([int(numbers[4]), int(numbers[5])])
