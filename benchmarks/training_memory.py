@@ -80,9 +80,9 @@ def _child(task: dict[str, Any]) -> dict[str, int]:
     import torch
 
     from training.code_loss import CodeLoss
-    from training.config import AdapterConfig, ExpertsConfig, LanguageModelConfig, OptimizerConfig
     from training.language_model import Phase, train_adapter, train_universal
     from training.loop import train_loop
+    from training.model_config import AdapterConfig, ExpertsConfig, LanguageModelConfig, OptimizerConfig
     from training.pretrained import find_pretrained, load_pretrained
 
     found = find_pretrained(task["backbone"])
