@@ -52,7 +52,7 @@ def test_a_replica_that_takes_the_newer_bundle_meanwhile_that_the_operator_went_
     ):
         write_version(store, "three", day=3)
         assert slow.holding.wait(20)
-        until(lambda: told.overview()["swap"] is None and told.serving() == "three")
+        until(lambda: told.serving() == "three" and told.overview()["swap"] is None)
         assert told.admin.post("/admin/bundles/rollback").status_code == 202
         told.settled()
         slow.go.set()
