@@ -20,7 +20,7 @@ def store(tmp_path: Path) -> Path:
 
 
 def both_serve(version: str, store: Path, told: Service, other: Service) -> None:
-    until(lambda: other.overview()["swap"] is None and other.serving() == version)
+    until(lambda: other.serving() == version and other.overview()["swap"] is None)
     opened = SqlStore(str(store.parent / "items.db"))
     choice = read_choice(opened)
     opened.close()

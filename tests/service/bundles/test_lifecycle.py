@@ -306,10 +306,10 @@ def test_a_replica_that_watches_follows_what_another_one_was_told_to_serve(store
         store_service(store, second, watch_bundles=0.01) as other,
     ):
         told.activate("two")
-        until(lambda: other.overview()["swap"] is None and other.serving() == "two")
+        until(lambda: other.serving() == "two" and other.overview()["swap"] is None)
         assert other.overview()["rollback_to"] == "three"
         assert other.admin.post("/admin/bundles/rollback").json()["version"] == "three"
-        until(lambda: told.overview()["swap"] is None and told.serving() == "three")
+        until(lambda: told.serving() == "three" and told.overview()["swap"] is None)
         assert told.overview()["rollback_to"] is None, "a rollback counts once, whoever follows it"
         told.activate("one")
         until(lambda: other.states()["one"] == "failed")
@@ -324,9 +324,9 @@ def test_a_replica_that_does_not_watch_follows_what_another_one_was_told_to_serv
     with store_service(store, Loader()) as told, store_service(store, Loader()) as other:
         write_version(store, "three", day=3)
         told.activate("one")
-        until(lambda: other.overview()["swap"] is None and other.serving() == "one")
+        until(lambda: other.serving() == "one" and other.overview()["swap"] is None)
         assert other.admin.post("/admin/bundles/rollback").status_code == 202
-        until(lambda: told.overview()["swap"] is None and told.serving() == "two")
+        until(lambda: told.serving() == "two" and told.overview()["swap"] is None)
         assert "three" not in (told.serving(), other.serving())
 
 
@@ -344,7 +344,7 @@ def test_a_replica_whose_copy_of_the_chosen_bundle_is_damaged_serves_another_and
             assert other.overview()["rollback_to"] is None, "two serves already"
             del second.errors["one"]
             write_version(store, "one", day=1, text="[]")
-            until(lambda: other.overview()["swap"] is None and other.serving() == "one")
+            until(lambda: other.serving() == "one" and other.overview()["swap"] is None)
         assert told.serving() == "one"
         assert first.loaded[:2] == ["two", "one"]
 
