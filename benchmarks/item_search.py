@@ -17,7 +17,7 @@ import typer
 from benchmarks.harness import at_most, report, shown
 from benchmarks.item_search_service import searched
 from benchmarks.tokenizer_store import say
-from sidera.items.item_search import WordIndex, words_in
+from sidera.items.word_index import WordIndex, words_in
 
 _SYLLABLES = [consonant + vowel for consonant in "bcdfghklmnprstvz" for vowel in "aeiou"]
 _LONGEST = 9

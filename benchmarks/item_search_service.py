@@ -19,8 +19,10 @@ from benchmarks.catalog_synthetic import made_up_items, made_up_sids
 from benchmarks.processes import Client, ServiceProcessError
 from benchmarks.service_process import Served, serving
 from benchmarks.service_subject import DOMAIN, Size, make_bundle
-from sidera.bundle import Bundle, BundleDetails, verified_bundle, write_bundle
+from sidera.bundle import Bundle, verified_bundle
+from sidera.bundle_writing import write_bundle
 from sidera.items.stored_catalog import build_catalog
+from sidera.manifest import BundleDetails
 
 _SMALL = Size(items=200, users=40, backbone="scratch:tiny", codes=64)
 _ANEW = "samples/requests.json"

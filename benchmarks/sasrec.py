@@ -22,7 +22,8 @@ from rich.console import Console
 from safetensors.torch import load_file, save
 
 from benchmarks.harness import Figure, at_least, report, shown
-from benchmarks.sasrec_model import Fit, SasRec, SasRecConfig, fit
+from benchmarks.sasrec_model import SasRec, SasRecConfig
+from benchmarks.sasrec_training import Fit, fit
 from sidera.errors import SideraError
 from sidera.files import write_atomically
 from training.data import Dataset, read_dataset

@@ -18,8 +18,8 @@ from benchmarks.harness import Figure, at_most, shown
 from benchmarks.service_process import Served, serving
 from benchmarks.service_scope import Scope
 from benchmarks.service_subject import DOMAIN, Bundles, bodies
+from sidera_client.answers import ErrorAnswer, Recommendation, RecommendBatchAnswer, Tokenized
 from sidera_client.errors import ClientError
-from sidera_client.models import ErrorAnswer, Recommendation, RecommendBatchAnswer, Tokenized
 from sidera_client.wire import Connection, Reply, Target
 from training.progress import track
 

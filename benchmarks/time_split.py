@@ -40,10 +40,10 @@ from benchmarks.harness import Figure, at_least, report
 from benchmarks.processes import ServiceProcessError
 from benchmarks.quality_config import joint_config, quick_document
 from benchmarks.quality_runs import QualityRun, train_run, work_of
-from benchmarks.quality_sample import write_sample
 from benchmarks.time_split_data import Stream, stream_of, write_known
-from benchmarks.time_split_figures import FIRST, MOMENTS, SECOND, Ranks, Replayed, time_figures
+from benchmarks.time_split_figures import CHOOSING, FIRST, MOMENTS, SECOND, Ranks, Replayed, time_figures
 from benchmarks.time_split_replay import Counting, Replay
+from benchmarks.time_split_sample import write_late_sample
 from benchmarks.time_split_service import ServiceReplayError, service_answers
 from sidera.embedding import TextEncoder
 from sidera.errors import SideraError
@@ -55,9 +55,6 @@ from training.metrics import ndcg_values
 from training.pipeline import choose_device
 from training.stages import stage
 from training.vectors import item_vectors
-
-_CHOOSING = 0.03
-"""The share of all events, the newest before a moment, that choose epochs, router and shares."""
 
 _PIPELINE_TARGETS = 100
 """Test targets of the pipeline's own report, which nothing is read off here."""
@@ -104,8 +101,7 @@ def main(
         if threads:
             torch.set_num_threads(threads)
         if quick:
-            data, targets = write_sample(data, names, _QUICK_USERS, home / "data"), _QUICK_TARGETS
-            service = min(service, _QUICK_SERVICE)
+            targets, service = _QUICK_TARGETS, min(service, _QUICK_SERVICE)
         figures: dict[str, Figure] = {}
         told: dict[str, Any] = {}
         for name in names:
@@ -114,7 +110,8 @@ def main(
                 console.print(f"[{name}] {sentence}", markup=False)
 
             given = {"threads": threads, "seed": seed, "language_model": {"universal": {"epochs": epochs}}}
-            found = replayed(data, name, config, given, targets, home / name, say, quick)
+            own = write_late_sample(data, name, _QUICK_USERS, home / name / "sample") if quick else data
+            found = replayed(own, name, config, given, targets, home / name, say, quick)
             figures |= time_figures(name, found, seed)
             if service:
                 same = same_through_the_service(found, found.asked[:service].tolist(), home / name)
@@ -261,7 +258,7 @@ def _trained(
 
 def _told(stream: Stream, data: Path, share: float) -> dict[str, Any]:
     """The keys of a training's config that the moment decides."""
-    split = {"validation_from": stream.moment(share - _CHOOSING), "test_from": stream.moment(share)}
+    split = {"validation_from": stream.moment(share - CHOOSING), "test_from": stream.moment(share)}
     return {
         "domains": [stream.domain.name],
         "data": str(data),

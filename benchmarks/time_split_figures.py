@@ -24,6 +24,9 @@ FIRST, SECOND = 0.9, 0.95
 
 MOMENTS = {"first": FIRST, "second": SECOND}
 
+CHOOSING = 0.03
+"""The share of all events, the newest before a moment, that choose epochs, router and shares."""
+
 _SAMPLES = 2000
 
 Ranks = npt.NDArray[np.int64]

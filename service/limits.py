@@ -7,8 +7,8 @@ from service.errors import InvalidRequestError
 from service.recommend_schemas import RecommendRequest
 from service.schemas import TokenizeItem
 from service.settings import Settings
-from sidera.embedding import item_text
 from sidera.errors import EmbeddingError
+from sidera.item_text import item_text
 
 _MAX_FIELDS = 64
 

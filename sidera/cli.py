@@ -20,9 +20,10 @@ from rich.table import Table
 from rich.text import Text
 
 from sidera import __version__
-from sidera.bundle import Manifest, open_bundle, verify_bundle
+from sidera.bundle import open_bundle, verify_bundle
 from sidera.errors import SideraError
 from sidera.jobs import file_commands
+from sidera.manifest import Manifest
 from sidera.terminal import print_error, printable
 
 

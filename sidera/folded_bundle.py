@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sidera.bundle import Bundle, BundleDetails, write_bundle
+from sidera.bundle import Bundle
+from sidera.bundle_writing import write_bundle
 from sidera.catalog import Catalog
 from sidera.disk_arrays import open_tensor, read_rows, write_tensor
 from sidera.errors import BundleError, CatalogError
@@ -26,7 +27,7 @@ from sidera.items.borrowing import Borrowers
 from sidera.items.item_store import IDS_FILE, TABLE_FILE
 from sidera.items.neighbours import GrownLists, Listed, NeighbourLists, Neighbours, load_neighbours, save_neighbours
 from sidera.items.stored_catalog import TRIES_FILE, StoredCatalog, build_catalog
-from sidera.manifest import Manifest
+from sidera.manifest import BundleDetails, Manifest
 
 Vectors = Mapping[tuple[str, str], npt.NDArray[np.float32]]
 """float32[D] by (domain, item id)."""

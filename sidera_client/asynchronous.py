@@ -8,23 +8,20 @@ from typing import Any, TypeVar
 import httpx
 
 from sidera_client import calls
-from sidera_client.calls import Call
-from sidera_client.errors import ApiError, ClientError, ConnectionFailedError, UnavailableError
-from sidera_client.models import (
+from sidera_client.answers import (
     CatalogItem,
     Deleted,
     DeletedUser,
-    Event,
     EventsStored,
-    History,
     Info,
-    Item,
     Recommendation,
-    RecommendRequest,
     Tokenized,
     UserHistory,
     Validation,
 )
+from sidera_client.calls import Call
+from sidera_client.errors import ApiError, ClientError, ConnectionFailedError, UnavailableError
+from sidera_client.models import Event, History, Item, RecommendRequest
 from sidera_client.retries import Pause, Retry, steps_of, timed_out
 from sidera_client.synchronous import connection_failed, key_header, outcome_of
 

@@ -11,24 +11,22 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from sidera_client.errors import ApiError, ServerFailedError, UnavailableError, UnexpectedAnswerError, kind_of_status
-from sidera_client.models import (
+from sidera_client.answers import (
     CatalogItem,
     Deleted,
     DeletedUser,
     ErrorAnswer,
     ErrorDetail,
-    Event,
     EventsStored,
     Info,
-    Item,
     Recommendation,
     RecommendBatchAnswer,
-    RecommendRequest,
     Tokenized,
     UserHistory,
     Validation,
 )
+from sidera_client.errors import ApiError, ServerFailedError, UnavailableError, UnexpectedAnswerError, kind_of_status
+from sidera_client.models import Event, Item, RecommendRequest
 
 Read = TypeVar("Read")
 AnswerModel = TypeVar("AnswerModel", bound=BaseModel)

@@ -8,8 +8,10 @@ import numpy as np
 from benchmarks.item_search import made_up_titles, typed_texts
 from benchmarks.item_search_service import write_large_bundle
 from benchmarks.service_subject import DOMAIN
-from sidera.bundle import BundleDetails, DomainEntry, verified_bundle, write_bundle
+from sidera.bundle import verified_bundle
+from sidera.bundle_writing import write_bundle
 from sidera.catalog import Catalog
+from sidera.manifest import BundleDetails, DomainEntry
 
 SIZES = (16, 16, 16)
 

@@ -11,7 +11,8 @@ import typer
 
 import benchmarks.sasrec
 from benchmarks.sasrec import OwnDomain, main, own_domain, train_baseline
-from benchmarks.sasrec_model import Fit, FullCrossEntropy, SasRec, SasRecConfig, batches_of, fit, windows_of
+from benchmarks.sasrec_model import FullCrossEntropy, SasRec, SasRecConfig
+from benchmarks.sasrec_training import Fit, batches_of, fit, windows_of
 from training.data import read_dataset
 from training.split import Part, split_events, targets
 

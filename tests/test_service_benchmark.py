@@ -20,8 +20,8 @@ from benchmarks.service_process import Served
 from benchmarks.service_replicas import Balanced
 from benchmarks.service_scope import Scope
 from benchmarks.service_subject import HISTORY, Bundles, Size, bodies, queries, title_of
+from sidera_client.answers import Recommendation
 from sidera_client.load import Load, Outcome, Shot
-from sidera_client.models import Recommendation
 from sidera_client.wire import Reply, Target
 
 

@@ -15,8 +15,9 @@ import benchmarks.time_split
 from benchmarks import time_split_service
 from benchmarks.time_split import main
 from benchmarks.time_split_data import Stream, stream_of, write_known
-from benchmarks.time_split_figures import FIRST, SECOND, by_user, ratio_by_user
+from benchmarks.time_split_figures import CHOOSING, FIRST, SECOND, by_user, ratio_by_user
 from benchmarks.time_split_replay import Counting, Replay
+from benchmarks.time_split_sample import write_late_sample
 from benchmarks.time_split_service import ServiceReplayError
 from sidera.items.transitions import TransitionDelta, pairs_of
 from sidera.loading import LoadedBundle, load_bundle
@@ -25,6 +26,7 @@ from tests import tiny
 from training.data import read_dataset
 from training.errors import DataError
 from training.metrics import ABSENT
+from training.split import CalendarSplit, Part, split_events
 
 T = 1_000_000_000
 ITEMS = [{"item_id": name, "title": name} for name in "abc"]
@@ -67,6 +69,28 @@ def test_what_is_known_at_a_moment_are_the_items_that_had_an_event_in_the_order_
     assert listed(stream_of(known)) == [("u", "b", 0), ("u", "a", 1), ("v", "b", 6)]
 
 
+def test_a_sample_has_as_many_users_as_both_moments_need_to_learn_choose_and_test(tmp_path: Path) -> None:
+    alone = [(f"u{user}", f"own-{user}-{step}", T + 8 * step + user) for user in range(4) for step in range(10)]
+    together = [(f"u{user}", f"item-{step % 5}", T + 8 * step + user) for user in range(4, 8) for step in range(10)]
+    items = [{"item_id": name, "title": name} for name in sorted({item for _, item, _ in alone + together})]
+    tiny.write_domain(tmp_path / "data" / "shop", items, alone + together)
+    tiny.write_domain(tmp_path / "data" / "strangers", items, alone)
+
+    def sampled(name: str, users: int) -> Stream:
+        folder = write_late_sample(tmp_path / "data", name, users, tmp_path / "sample")
+        return stream_of(read_dataset(folder, [name]))
+
+    stream = sampled("shop", 2)
+    assert len(np.unique(stream.user_E)) == 8, "the first four never take an item that is known"
+    for share in (FIRST, SECOND):
+        write_known(stream, stream.moment(share), tmp_path / "known")
+        split = CalendarSplit(stream.moment(share - CHOOSING), stream.moment(share))
+        parts = split_events(read_dataset(tmp_path / "known", ["shop"]), split).part_E
+        assert set(parts.tolist()) == {Part.TRAIN, Part.VALIDATION, Part.TEST}
+    assert len(np.unique(sampled("shop", 5).user_E)) == 5, "these are enough"
+    assert len(np.unique(sampled("strangers", 1).user_E)) == 4, "no more are there"
+
+
 def test_users_are_resampled_with_all_of_their_targets() -> None:
     ours_N, theirs_N = np.array([1.0, 0.0, 1.0, 1.0]), np.array([0.0, 0.0, 1.0, 0.0])
     alone = by_user(ours_N, theirs_N, np.arange(4), 0)
@@ -94,7 +118,7 @@ def run_quick(folder: Path, data: Path, encoder: Path) -> None:
 def opened(folder: Path) -> tuple[LoadedBundle, Stream]:
     work = folder / "out.json.work"
     return load_bundle(work / "books" / "first" / "joint" / "bundle", "cpu"), stream_of(
-        read_dataset(work / "data", ["books"])
+        read_dataset(work / "books" / "sample", ["books"])
     )
 
 

@@ -19,12 +19,13 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from sidera.bundle import Bundle, BundleDetails, DomainEntry, write_bundle
+from sidera.bundle import Bundle
+from sidera.bundle_writing import write_bundle
 from sidera.catalog import Catalog, CatalogItem, create_catalog
 from sidera.disk_arrays import open_tensor, read_rows
 from sidera.items.history_reader import HistoryReader
 from sidera.items.neighbours import GrownLists, NeighbourLists, Neighbours, Shares
-from sidera.manifest import Manifest
+from sidera.manifest import BundleDetails, DomainEntry, Manifest
 from training.bundling import NEIGHBOURS_FILE, commit_of_code, save_vectors
 from training.data import DomainData
 from training.neighbour_lists import (

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 from sidera.bundle import open_bundle
 from sidera.catalog import Catalog, CatalogItem
-from sidera.embedding import item_texts
+from sidera.item_text import item_texts
 from sidera.items.alike import Alike
 from sidera.items.assignment import assign_sids
 from sidera.loading import LoadedBundle, load_bundle

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sidera.bundle import BundleDetails, DomainEntry, write_bundle
+from sidera.bundle_writing import write_bundle
 from sidera.catalog import Catalog
 from sidera.errors import CatalogError
-from sidera.manifest import Manifest
+from sidera.manifest import BundleDetails, DomainEntry, Manifest
 from sidera.model.experts import expert_files
 from sidera.model.vocabulary import Vocabulary
 from sidera.tokenizers import ItemTokenizer, save_tokenizer

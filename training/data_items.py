@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Never
 
-from sidera.embedding import item_text
 from sidera.errors import EmbeddingError
+from sidera.item_text import item_text
 from training.data_files import BadRow, BadRows, read_content
 from training.errors import DataError
 

@@ -19,9 +19,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from sidera.disk_arrays import release
-from sidera.embedding import TextEncoder, embedder_identity, item_texts
+from sidera.embedding import TextEncoder, embedder_identity
 from sidera.errors import EmbeddingError
 from sidera.files import write_atomically
+from sidera.item_text import item_texts
 from sidera.names import check_domain_name
 from training.errors import DataError
 from training.progress import track

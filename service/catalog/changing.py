@@ -16,7 +16,7 @@ from service.catalog.rows import Changes, ItemVector, StoredItem
 from service.catalog.state import State, all_fields, row_of, sid_under
 from service.errors import DomainLimitError, ItemNotFoundError
 from sidera.catalog import Catalog
-from sidera.embedding import item_text
+from sidera.item_text import item_text
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from sidera.bundle import open_bundle
-from sidera.embedding import TextEncoder, item_texts
+from sidera.embedding import TextEncoder
 from sidera.errors import TokenizerError
+from sidera.item_text import item_texts
 from sidera.items.placement import place_new
 from sidera.tokenizers import ItemTokenizer, load_tokenizer
 

@@ -46,7 +46,8 @@ def batch(
     ray_address: Annotated[str | None, typer.Option(help="Of a Ray cluster; without: one on this machine.")] = None,
 ) -> None:
     """Recommend for all users of a file; a second start goes on where the first stopped."""
-    from sidera.jobs.batch import BatchConfig, recommend_for_file, sentences
+    from sidera.jobs.batch import recommend_for_file, sentences
+    from sidera.jobs.batch_part import BatchConfig
 
     answerer = None
     if ray:

@@ -29,11 +29,12 @@ import pyarrow.parquet as pq
 from sidera.bundle import open_bundle
 from sidera.catalog import Catalog
 from sidera.digests import sync_file, sync_folder
-from sidera.embedding import item_texts
 from sidera.errors import BatchError, CatalogError
+from sidera.item_text import item_texts
 from sidera.items.assignment import assign_sids
 from sidera.items.item_encoder import ItemEncoder, load_item_encoder
-from sidera.jobs.batch import JOB_KEY, rows_of, work_folder
+from sidera.jobs.batch import JOB_KEY, work_folder
+from sidera.jobs.batch_part import rows_of
 from sidera.jobs.histories import part_path
 from sidera.names import check_domain_name
 from sidera.progress import Advance, track

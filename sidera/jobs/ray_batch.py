@@ -12,7 +12,8 @@ from typing import Any
 
 from sidera.errors import BatchError
 from sidera.items.item_encoder import ItemEncoder, load_item_encoder
-from sidera.jobs.batch import Answerer, BatchConfig, answer_part, rows_of
+from sidera.jobs.batch import Answerer
+from sidera.jobs.batch_part import BatchConfig, answer_part, rows_of
 from sidera.jobs.histories import part_path
 from sidera.jobs.item_batch import EmbedConfig, Embedder, embed_part
 from sidera.jobs.ray_session import import_ray, ray_session

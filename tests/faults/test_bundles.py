@@ -16,7 +16,9 @@ import pytest
 from service.app import _load
 from service.model import BundleModel, Model
 from service.settings import Settings
-from sidera.bundle import BundleDetails, open_bundle, write_bundle
+from sidera.bundle import open_bundle
+from sidera.bundle_writing import write_bundle
+from sidera.manifest import BundleDetails
 from tests.service.bundles.stores import Loader, Service, store_service, until, write_version
 from tests.service.fakes import FakeModel, bundle_items, film
 

@@ -23,9 +23,9 @@ from service.item_model import Description
 from service.job_queue import Cost
 from service.settings import Settings
 from sidera.catalog import Catalog, CatalogItem, create_catalog
-from sidera.embedding import item_texts
 from sidera.errors import FilterError
 from sidera.explain.item_explanation import ItemExplanation
+from sidera.item_text import item_texts
 from sidera.items.transitions import TransitionDelta
 from sidera.model.history_cache import HistoryCache
 from sidera.recommender import Query, Recommendation, RecommendedItem

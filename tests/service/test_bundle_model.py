@@ -17,10 +17,12 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from service.app import create_app
 from service.errors import StartError
 from service.model import is_out_of_memory, load_model
-from sidera.bundle import BundleDetails, DomainEntry, write_bundle
+from sidera.bundle_writing import write_bundle
 from sidera.catalog import CatalogItem, create_catalog
-from sidera.embedding import EncoderSpec, TextEncoder, embedder_config, item_texts
+from sidera.embedding import EncoderSpec, TextEncoder, embedder_config
+from sidera.item_text import item_texts
 from sidera.items.assignment import assign_sids
+from sidera.manifest import BundleDetails, DomainEntry
 from sidera.model.vocabulary import Vocabulary
 from sidera.recommender import Query, Recommendation, Recommender
 from sidera.tokenizers import load_tokenizer, save_tokenizer

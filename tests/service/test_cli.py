@@ -16,8 +16,9 @@ import pytest
 
 from service.app import create_app
 from service.serving import Serving, listen
-from sidera.bundle import BundleDetails, DomainEntry, write_bundle
+from sidera.bundle_writing import write_bundle
 from sidera.cli import main
+from sidera.manifest import BundleDetails, DomainEntry
 from tests.service.fakes import FakeModel, settings
 
 ROOT = Path(__file__).parents[2]

@@ -15,16 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidera.bundle import (
-    BundleDetails,
-    DomainEntry,
-    Manifest,
-    open_bundle,
-    verify_bundle,
-    write_bundle,
-)
+from sidera.bundle import open_bundle, verify_bundle
+from sidera.bundle_writing import write_bundle
 from sidera.errors import BundleError
-from sidera.manifest import FileEntry, manifest_bytes, parse_manifest
+from sidera.manifest import BundleDetails, DomainEntry, FileEntry, Manifest, manifest_bytes, parse_manifest
 
 DETAILS = BundleDetails(
     created="2026-03-01T12:00:00+00:00",
@@ -362,7 +356,7 @@ WRITER = textwrap.dedent("""
     from pathlib import Path
     sys.path.insert(0, {tests!r})
     from test_bundle import DETAILS, fill
-    from sidera.bundle import write_bundle
+    from sidera.bundle_writing import write_bundle
 
     def slowly(folder):
         fill(folder)

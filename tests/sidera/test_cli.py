@@ -8,9 +8,10 @@ import pytest
 import typer
 
 from sidera import __version__
-from sidera.bundle import BundleDetails, DomainEntry, write_bundle
+from sidera.bundle_writing import write_bundle
 from sidera.cli import main
 from sidera.errors import CatalogError
+from sidera.manifest import BundleDetails, DomainEntry
 
 Run = Callable[..., tuple[int, str, str]]
 

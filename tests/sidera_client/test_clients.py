@@ -29,7 +29,8 @@ from sidera_client import (
     TimedOutError,
     UnexpectedAnswerError,
 )
-from sidera_client.models import Diversity, HistoryItem, Item, Recommendation, RecommendRequest, Sampling
+from sidera_client.answers import Recommendation
+from sidera_client.models import Diversity, HistoryItem, Item, RecommendRequest, Sampling
 from tests.service.fakes import FakeModel, serving
 from tests.service.test_uvicorn import listening
 

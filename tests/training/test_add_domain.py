@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from sidera.bundle import Bundle, open_bundle, verify_bundle, write_bundle
+from sidera.bundle import Bundle, open_bundle, verify_bundle
+from sidera.bundle_writing import write_bundle
 from sidera.catalog import Catalog
 from sidera.cli import main
 from sidera.errors import DomainFullError, EmbeddingError

@@ -15,7 +15,9 @@ from service.catalog.store import SqlStore
 from service.model import Model
 from service.runtime import Runtime
 from service.settings import Settings
-from sidera.bundle import BundleDetails, DomainEntry, open_bundle, write_bundle
+from sidera.bundle import open_bundle
+from sidera.bundle_writing import write_bundle
+from sidera.manifest import BundleDetails, DomainEntry
 from tests.service.fakes import FakeModel, settings
 
 

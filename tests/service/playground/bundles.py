@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 from service.item_model import Description
-from sidera.bundle import BundleDetails, DomainEntry, write_bundle
+from sidera.bundle_writing import write_bundle
+from sidera.manifest import BundleDetails, DomainEntry
 from tests.service.fakes import FakeModel
 
 USERS = [{"domain": "drama", "history": [{"domain": "drama", "item_id": "drama-3"}], "target": "drama-1"}]

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from sidera.bundle import BundleDetails, DomainEntry, open_bundle, write_bundle
+from sidera.bundle import open_bundle
+from sidera.bundle_writing import write_bundle
 from sidera.catalog import Catalog, CatalogItem, create_catalog
 from sidera.cli import app
 from sidera.errors import BundleError, CatalogError, UnknownDomainError
 from sidera.explain.explanation import _CANDIDATES, PrefixMeaning, _similar_ids, explain_item
+from sidera.manifest import BundleDetails, DomainEntry
 from tests import tiny
 
 

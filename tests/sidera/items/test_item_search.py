@@ -1,16 +1,12 @@
 """Items are found by words as people type them, in the snapshot that serves, and nothing else is found."""
 
-import random
-
-import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sidera.catalog import Catalog, CatalogItem, create_catalog
 from sidera.errors import UnknownDomainError
-from sidera.items.item_search import LiveItemSearch, WordIndex, is_one_edit, words_in
+from sidera.items.item_search import LiveItemSearch
 
 TITLES = [
     "Star Wars",
@@ -119,43 +115,9 @@ def test_an_item_that_was_deleted_and_registered_again_is_found_once() -> None:
     assert titles(search.of_snapshot(back), "star wars") == ["Star Wars"]
 
 
-def test_many_titles_are_found_as_by_looking_at_each() -> None:
-    drawn = random.Random(0)
-    words = ["".join(drawn.choices("abc", k=drawn.randint(1, 3))) for _ in range(40)]
-    rows = [" ".join(drawn.choices(words, k=drawn.randint(1, 4))) for _ in range(2000)]
-    index = WordIndex.of(
-        pa.chunked_array([pa.array(rows[:700], pa.large_string()), pa.array(rows[700:], pa.large_string())])
-    )
-    for first, last in [(drawn.choice(words), drawn.choice("abc")) for _ in range(50)]:
-        expected = [
-            row
-            for row, title in enumerate(rows)
-            if first in title.split() and any(w.startswith(last) for w in title.split())
-        ]
-        assert sorted(index.search([first, last], False, len(rows), None).tolist()) == expected
-        allowed_N = np.arange(len(rows)) % 2 == 0
-        kept = index.search([first, last], False, len(rows), allowed_N).tolist()
-        assert sorted(kept) == [row for row in expected if row % 2 == 0]
-        assert kept[:5] == index.search([first, last], False, 5, allowed_N).tolist()
-
-
 @given(st.text(max_size=60))
 def test_any_text_finds_no_more_than_asked_for_and_nothing_twice(text: str) -> None:
     found = LiveItemSearch(catalog()).find(text, 1)
     every = LiveItemSearch(catalog()).find(text, 100)
     assert found == every[:1]
     assert len({(item.domain, item.item_id) for item in every}) == len(every)
-
-
-@given(st.text("abc", min_size=1, max_size=5), st.text("abc", min_size=1, max_size=5))
-def test_one_edit_is_what_the_edits_make(typed: str, word: str) -> None:
-    made = {typed[:place] + typed[place + 1 :] for place in range(len(typed))}
-    made |= {typed[:place] + letter + typed[place:] for place in range(len(typed) + 1) for letter in "abc"}
-    made |= {typed[:place] + letter + typed[place + 1 :] for place in range(len(typed)) for letter in "abc"}
-    made |= {typed[:place] + typed[place + 1] + typed[place] + typed[place + 2 :] for place in range(len(typed) - 1)}
-    if typed != word:
-        assert is_one_edit(typed, word, True) == (word in made)
-
-
-def test_words_are_lower_case_without_accents() -> None:
-    assert words_in("Léon: The Pro (1994)") == ["leon", "the", "pro", "1994"]
