@@ -160,7 +160,7 @@ def beam_search(model: LanguageModel, tables: TrieTables, batch: SearchBatch, be
             leaves_BKX = tables.leaf_begin[level + 1][boundary_BKX]
         if batch.known is not None:
             known_BKC = batch.known.log_mass(leaves_BKX)
-            known_BKC = torch.where(beams.scores_BK[..., None] > NEVER, known_BKC, NEVER)
+            known_BKC.masked_fill_((beams.scores_BK == NEVER)[..., None], NEVER)
             scores_BKC = torch.logaddexp(scores_BKC, known_BKC)
         draws_BKC = None
         if batch.sampler is not None and beams.draws is not None:

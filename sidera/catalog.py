@@ -99,9 +99,13 @@ class Catalog:
 
     def leaves(self, numbers_X: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
         """The leaves of some items, each in its domain's trie; -1 of those that were removed. Shape: int64[X]."""
-        leaves_X = self._leaves.leaves_of(numbers_X)
+        leaves_X = self.table_leaves(numbers_X)
         row_X = self._first_leaves.searchsorted(leaves_X, side="right") - 1
         return np.where(leaves_X < 0, -1, leaves_X - self._first_leaves[np.maximum(row_X, 0)])
+
+    def table_leaves(self, numbers_X: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+        """The leaves of some items in :meth:`tables`; -1 of those that were removed. Shape: int64[X]."""
+        return self._leaves.leaves_of(numbers_X)
 
     @cached_property
     def _first_leaves(self) -> npt.NDArray[np.int64]:

@@ -180,9 +180,9 @@ class Recommender:
             known = self.neighbours.known_of(domain, numbers)
             shares.append(known.shares.popularity)
             item_S, mass_S = known.listed()
-            leaf_S = self.catalog.leaves(item_S)
+            leaf_S = self.catalog.table_leaves(item_S)
             here_S = leaf_S >= 0  # of items that were removed the language model gets the share
-            leaves.append(leaf_S[here_S] + self._serving.first_leaf[domain])
+            leaves.append(leaf_S[here_S])
             masses.append(mass_S[here_S])
         return KnownMass.build(leaves, masses, shares, self._serving.popularity_below_N, self.model.device)
 

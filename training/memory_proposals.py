@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sidera.catalog import Catalog
-from sidera.items.memory_reading import Found
+from sidera.items.memory_reading import Found, side_by_side, summed
 from sidera.items.memory_router import FEATURES
 from sidera.items.neighbours import Neighbours
 from sidera.recommender import Query, Recommendation, Recommender
@@ -80,7 +80,7 @@ class Proposals:
                     int(self._number_I[target.item]),
                     listed.followers(history),
                     listed.alike(history),
-                    listed.read(history)[0],
+                    summed(listed.read(query.domain, history)[0]),
                     _ours(catalog, query.domain, answer),
                 )
             )
@@ -98,9 +98,10 @@ class Proposals:
         """The masses of followers, items alike, popularity and language model, and what the router reads."""
         candidates, features = [], []
         for own in proposed:
-            likes = self._listed.likes(own.history)
+            likes = self._listed.likes(self._domain.name, own.history)
             candidates.append(self._candidates(own, (own.followers, likes)))
-            features.append(self._listed.features(own.history, own.followers, likes))
+            _, followed_S, alike_S = side_by_side(own.followers, likes)
+            features.append(self._listed.features(own.history, followed_S, alike_S))
         return Asked(candidates, np.array(features).reshape(len(proposed), len(FEATURES)))
 
     def _candidates(self, own: Proposed, listed: Sequence[Found]) -> Candidates:

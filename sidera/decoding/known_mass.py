@@ -50,7 +50,7 @@ class KnownMass:
 
         Args:
             leaves: of each request the leaves that are listed, each once, in any order.
-            masses: their masses, above 0; with the shared weight no more than 1.
+            masses: their masses, not below 0; with the shared weight no more than 1.
             shared_weights: of each request; 0 where there is no shared distribution.
         """
         if not any(len(listed) for listed in leaves) and not any(shared_weights):
@@ -59,10 +59,10 @@ class KnownMass:
         leaves_BS = np.full((len(leaves), width), _BEYOND, dtype=np.int64)
         below_BS = np.zeros((len(leaves), width + 1))
         for row, (listed, mass) in enumerate(zip(leaves, masses, strict=True)):
-            order = np.argsort(listed)
-            leaves_BS[row, : len(listed)] = listed[order]
-            below_BS[row, 1 : len(listed) + 1] = np.cumsum(mass[order], dtype=np.float64)
-            below_BS[row, len(listed) + 1 :] = below_BS[row, len(listed)]
+            order, count = listed.argsort(), len(listed)
+            leaves_BS[row, :count] = listed[order]
+            mass[order].cumsum(out=below_BS[row, 1 : count + 1])
+            below_BS[row, count + 1 :] = below_BS[row, count]
         shared_B = np.asarray(shared_weights, dtype=np.float64)
         rest_B = np.maximum(1.0 - shared_B - below_BS[:, -1], 0.0)
         return cls(
@@ -87,5 +87,6 @@ class KnownMass:
         boundary_BX = leaves_BKX.flatten(1)
         below_BX = self.below_BS.gather(1, torch.searchsorted(self.leaves_BS, boundary_BX))
         if self.shared_below_N is not None:
-            below_BX = below_BX + self.shared_weight_B[:, None] * self.shared_below_N[boundary_BX]
-        return below_BX.view_as(leaves_BKX).diff(dim=2).clamp_min(0.0).float().log()
+            below_BX.addcmul_(self.shared_weight_B[:, None], self.shared_below_N.take(boundary_BX))
+        below_BKX = below_BX.view_as(leaves_BKX)
+        return (below_BKX[..., 1:] - below_BKX[..., :-1]).clamp_min_(0.0).float().log_()

@@ -4,7 +4,8 @@ An item with fewer than ``FEW`` train events, or one that joined, seldom stands 
 mass of the items that it is most like: of each one, its weight in the borrower's list of alike items, over the sum of
 that list's ``NEAREST``. What is borrowed is taken from all followers alike: the mass of a list stays.
 
-Shapes: N items of the bundle, X entries of all lists, S items found for one history, Y what joined items borrow.
+Shapes: N items of the bundle, X entries of followers, L all that may be lent, Y what is lent, or what joined items
+borrow.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sidera.items.memory_reading import Found, summed
+from sidera.items.memory_reading import Entries, joined
 from sidera.items.neighbour_lists import GrownLists, NeighbourLists
 from sidera.items.transitions import TransitionDelta
 
@@ -59,42 +60,41 @@ class Borrowers:
         order = np.argsort(lender_Y, kind="stable")
         return cls(base, lender_Y[order], np.concatenate(owners)[order], np.concatenate(parts)[order])
 
-    def shared(self, followers: Found, borrowing: float, delta: TransitionDelta) -> Found:
+    def shared(self, followers: Entries, borrowing: float, delta: TransitionDelta) -> Entries:
         """A distribution of followers in which hardly known items have their part; its whole mass stays.
 
         Args:
             borrowing: what is borrowed counts so much.
             delta: what events added: an item with followers of its own there borrows less.
         """
-        item_S, mass_S = followers
-        last = len(self.base.begin) - 2
-        stored_S = item_S <= last
-        row_S = np.minimum(item_S, max(last, 0))
-        begin_S = np.where(stored_S, self.base.begin[row_S], 0)
-        end_S = np.where(stored_S, self.base.begin[row_S + 1], 0) if last >= 0 else begin_S
-        lent = [_lent(begin_S, end_S, mass_S, self.base.item, self.base.weight)]
+        item_X, mass_X = followers
+        row_X = np.minimum(item_X, len(self.base.begin) - 1)  # what joined later lends the empty list behind the last
+        end_X = self.base.begin[np.minimum(row_X + 1, len(self.base.begin) - 1)]
+        lent = [_lent(self.base.begin[row_X], end_X, mass_X, self.base.item, self.base.weight)]
         if len(self.lender_Y):
-            begin_S, end_S = self.lender_Y.searchsorted(item_S), self.lender_Y.searchsorted(item_S, side="right")
-            lent.append(_lent(begin_S, end_S, mass_S, self.borrower_Y, self.part_Y))
-        borrower_X, borrowed_X = summed(*(np.concatenate(parts) for parts in zip(*lent, strict=True)))
-        if not len(borrower_X):
+            begin_X, end_X = self.lender_Y.searchsorted(item_X), self.lender_Y.searchsorted(item_X, side="right")
+            lent.append(_lent(begin_X, end_X, mass_X, self.borrower_Y, self.part_Y))
+        borrower_Y, borrowed_Y = joined(lent)
+        if not len(borrower_Y):
             return followers
-        borrowed_X = borrowing * borrowed_X
+        borrowed_Y = borrowing * borrowed_Y
         if delta.entries:
-            borrowed_X *= np.maximum(0, 1 - delta.brought(borrower_X) / OWN_FOLLOWERS)
-        found_S, shared_S = summed(np.concatenate([item_S, borrower_X]), np.concatenate([mass_S, borrowed_X]))
-        return found_S, shared_S * (mass_S.sum() / shared_S.sum())
+            borrowed_Y *= np.maximum(0, 1 - delta.brought(borrower_Y) / OWN_FOLLOWERS)
+        whole = mass_X.sum()
+        found_X, shared_X = joined([followers, (borrower_Y, borrowed_Y)])
+        return found_X, shared_X * (whole / (whole + borrowed_Y.sum()))
 
 
 def _lent(
-    begin_S: npt.NDArray[np.int64],
-    end_S: npt.NDArray[np.int64],
-    mass_S: npt.NDArray[np.float64],
-    item_X: npt.NDArray[np.integer],
-    part_X: npt.NDArray[np.floating],
-) -> Found:
-    """The borrowers of some items, an item as often as it borrows, and what each gets of their masses."""
-    length_S = end_S - begin_S
-    whole = int(length_S.sum())
-    place_X = np.arange(whole) - np.repeat(np.cumsum(length_S) - length_S - begin_S, length_S)
-    return item_X[place_X].astype(np.int64), part_X[place_X] * np.repeat(mass_S, length_S)
+    begin_X: npt.NDArray[np.int64],
+    end_X: npt.NDArray[np.int64],
+    mass_X: npt.NDArray[np.float64],
+    borrower_L: npt.NDArray[np.integer],
+    part_L: npt.NDArray[np.floating],
+) -> Entries:
+    """The borrowers of some entries, and what each gets of their masses; a range of L are one entry's."""
+    length_X = end_X - begin_X
+    lending = np.flatnonzero(length_X)
+    length_X, begin_X, mass_X = length_X[lending], begin_X[lending], mass_X[lending]
+    place_Y = np.arange(int(length_X.sum())) - np.repeat(np.cumsum(length_X) - length_X - begin_X, length_X)
+    return borrower_L[place_Y].astype(np.int64), part_L[place_Y] * np.repeat(mass_X, length_X)

@@ -7,26 +7,34 @@ is the weighted sum of its newest items' vectors, the newer the heavier, and one
     s = sum_j a_j in(h_j),    h = norm(s + outer gelu(inner norm(s))),    P(i | S) = softmax_i(out(i) h + bias(i)),
 
 SASRec (arXiv 1808.09781) with weights by age in place of attention, and with texts. norm: mean 0, deviation 1. Masses
-are of the likeliest items only; what the others would have goes to the language model. Items that joined later have no
-vectors: a history is read without them, and they stand in the lists of items alike.
+are of the likeliest items only, which a large domain finds by their main directions; what the others would have goes to
+the language model. Items that joined later have no vectors: a history is read without them, and they stand in the lists
+of items alike.
 
-Shapes: I items of the domain, D width, H hidden width, A ages, R items read of one history, S items found for it.
+Shapes: I items of the domain, D width, H hidden width, A ages, R items read of one history, K items looked at in full,
+S items found for it.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from sidera.errors import CatalogError
-from sidera.items.memory_reading import NOTHING, Found
+from sidera.items.main_directions import DIRECTIONS, MainDirections
+from sidera.items.memory_reading import NOTHING, Entries
 from sidera.items.memory_router import gelu
 
 Floats = npt.NDArray[np.float32]
 
 LISTED = 100
 """Items that a history gets masses for."""
+
+_LOOKED_AT = 4096
+"""Items of which the likeliest are found by looking at all in full."""
 
 NORM_EPSILON = 1e-5
 
@@ -93,8 +101,8 @@ class HistoryReader:
             bias_I=self.bias_I[order],
         )
 
-    def read(self, numbers: Sequence[int]) -> Found:
-        """The likeliest next items; masses sum to at most 1, and nothing is found where no item has a vector.
+    def read(self, numbers: Sequence[int]) -> Entries:
+        """The likeliest next items, each once; masses sum to at most 1, and to 0 where no item has a vector.
 
         Args:
             numbers: the history, oldest first.
@@ -107,24 +115,39 @@ class HistoryReader:
         if not known_R.any():
             return NOTHING
         sum_D = self.age_A[: len(newest)][known_R] @ self.input_ID[row_R[known_R]]
-        score_I = self.scores(sum_D[None])[0]
-        score_I -= score_I.max()
-        np.exp(score_I, out=score_I)
-        listed = min(LISTED, len(score_I))
-        best_S = np.sort(np.argpartition(-score_I, listed - 1)[:listed])
-        mass_S: npt.NDArray[np.float64] = score_I[best_S].astype(np.float64) / score_I.sum(dtype=np.float64)
-        return self.number_I[best_S], mass_S
+        history_D = self._history(sum_D[None])[0]
+        if self._directions is None:
+            place_K, log_rest = np.arange(len(self.number_I)), -math.inf
+            score_K = self.output_ID @ history_D + self.bias_I
+        else:
+            place_K, log_rest = self._directions.promising(history_D, self.bias_I)
+            score_K = self.output_ID.take(place_K, axis=0) @ history_D + self.bias_I[place_K]
+        others = max(len(score_K) - LISTED, 0)
+        best_S = score_K.argpartition(others)[others:]
+        peak = score_K.max()
+        weight_K = np.exp(score_K - peak, dtype=np.float64)
+        return self.number_I[place_K[best_S]], weight_K[best_S] / (weight_K.sum() + math.exp(log_rest - peak))
 
     def scores(self, sum_BD: Floats) -> Floats:
         """What speaks for every item after histories, by the weighted sums of their vectors: float32[B, I]."""
-        hidden_BH = gelu(normalised(sum_BD) @ self.inner_HD.T + self.inner_H).astype(np.float32)
-        history_BD = normalised(sum_BD + hidden_BH @ self.outer_DH.T + self.outer_D)
-        score_BI: Floats = history_BD @ self.output_ID.T + self.bias_I
+        score_BI: Floats = self._history(sum_BD) @ self.output_ID.T + self.bias_I
         return score_BI
 
+    def _history(self, sum_BD: Floats) -> Floats:
+        """The vectors of histories, by the weighted sums of their items': float32[B, D]."""
+        hidden_BH = gelu(_normalised(sum_BD) @ self.inner_HD.T + self.inner_H)
+        return _normalised(sum_BD + hidden_BH @ self.outer_DH.T + self.outer_D)
 
-def normalised(x_BD: Floats) -> Floats:
+    @cached_property
+    def _directions(self) -> MainDirections | None:
+        """By which the likeliest items are found; None: they are so few that each is looked at in full."""
+        wide_enough = self.output_ID.shape[1] > DIRECTIONS and len(self.number_I) > _LOOKED_AT
+        return MainDirections.of(self.output_ID) if wide_enough else None
+
+
+def _normalised(x_BD: Floats) -> Floats:
     """Each row with mean 0 and deviation 1."""
-    centred_BD = x_BD - x_BD.mean(axis=1, keepdims=True)
-    norm_BD: Floats = centred_BD / np.sqrt((centred_BD**2).mean(axis=1, keepdims=True) + np.float32(NORM_EPSILON))
+    width = x_BD.shape[1]
+    norm_BD: Floats = x_BD - x_BD.sum(axis=1, keepdims=True) / width
+    norm_BD /= np.sqrt((norm_BD * norm_BD).sum(axis=1, keepdims=True) / width + NORM_EPSILON)
     return norm_BD

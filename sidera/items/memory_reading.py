@@ -5,7 +5,8 @@ have a list, h_0 the newest. The weights of a list of counts c_i are w_i = max(c
 smoothing): absolute discounting (Ney, Essen and Kneser, 1994), as what came near once only is mostly chance. What they
 leave of 1 the language model gets.
 
-Shapes: X entries of some lists, S items found for one history. Items go by number.
+Shapes: R lists of one history, K entries of one list, X entries of some lists, S items found for one history. Items
+go by number.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,6 +20,9 @@ from sidera.items.neighbour_lists import Listed
 
 Found = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
 """Item numbers, each once and sorted, and their masses."""
+
+Entries = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
+"""Item numbers in any order, one perhaps several times, and masses, which add up: what :func:`summed` makes one of."""
 
 NOTHING: Found = (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float64))
 
@@ -64,8 +68,8 @@ def read_lists(
     reading: Reading,
     smoothing: float = 0.0,
     discount: float = 0.0,
-) -> Found:
-    """The distribution that the lists of a history's newest items make.
+) -> Entries:
+    """The distribution that the lists of a history's newest items make, list by list.
 
     Args:
         of: the list of an item.
@@ -73,24 +77,55 @@ def read_lists(
         smoothing: what the sum of a list's weights is compared with.
         discount: what every weight is less; one that leaves nothing is not listed.
     """
-    items, masses, whole = [], [], 0.0
-    for age, number in enumerate(reversed(numbers[-reading.recent :])):
-        item_X, weight_X = of(number)
-        if len(item_X):
-            share = reading.decay**age / (weight_X.sum(dtype=np.float64) + smoothing)
-            if discount:
-                kept_X = weight_X > discount
-                item_X, weight_X = item_X[kept_X], weight_X[kept_X] - np.float32(discount)
-            items.append(item_X.astype(np.int64))
-            masses.append(weight_X * share)
-            whole += reading.decay**age
-    if not items:
+    aged = [(of(number), reading.decay**age) for age, number in enumerate(reversed(numbers[-reading.recent :]))]
+    lists = [(item_K, weight_K, part) for (item_K, weight_K), part in aged if len(item_K)]
+    if not lists:
         return NOTHING
-    found_S, mass_S = summed(np.concatenate(items), np.concatenate(masses))
-    return found_S, mass_S / whole
+    item_X = np.concatenate([item_K for item_K, _, _ in lists]).astype(np.int64)
+    weight_X = np.concatenate([weight_K for _, weight_K, _ in lists]).astype(np.float64)
+    part_R = np.array([part for _, _, part in lists])
+    length_R = np.array([len(item_K) for item_K, _, _ in lists])
+    sum_R = np.add.reduceat(weight_X, length_R.cumsum() - length_R)
+    share_X = (part_R / part_R.sum() / (sum_R + smoothing)).repeat(length_R)
+    if not discount:
+        return item_X, weight_X * share_X
+    kept = np.flatnonzero(weight_X > discount)
+    return item_X[kept], (weight_X[kept] - discount) * share_X[kept]
 
 
-def summed(item_X: npt.NDArray[np.int64], mass_X: npt.NDArray[np.float64]) -> Found:
+def joined(parts: Sequence[Entries]) -> Entries:
+    """Several of them, one behind the other."""
+    return np.concatenate([item_X for item_X, _ in parts]), np.concatenate([mass_X for _, mass_X in parts])
+
+
+def summed(entries: Entries) -> Found:
     """Each item once, with the sum of its masses."""
-    found_S, place_X = np.unique(item_X, return_inverse=True)
-    return found_S, np.bincount(place_X, weights=mass_X, minlength=len(found_S)).astype(np.float64)
+    item_X, mass_X = entries
+    if not len(item_X):
+        return NOTHING
+    item_S, order, first_S = _grouped(item_X)
+    return item_S, np.add.reduceat(mass_X[order], first_S)
+
+
+def side_by_side(
+    one: Entries, other: Entries
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """All items of two, each once and sorted, and what it has in the one and in the other."""
+    count = len(one[0])
+    item_X, mass_X = joined([one, other])
+    if not len(item_X):
+        return item_X, mass_X, mass_X
+    item_S, order, first_S = _grouped(item_X)
+    mass_X = mass_X[order]
+    one_S = np.add.reduceat(np.where(order < count, mass_X, 0.0), first_S)
+    return item_S, one_S, np.add.reduceat(np.where(order < count, 0.0, mass_X), first_S)
+
+
+def _grouped(
+    item_X: npt.NDArray[np.int64],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Items each once and sorted, the order that sorts entries by item, and where in it each item's begin."""
+    order = item_X.argsort(kind="stable")
+    sorted_X = item_X[order]
+    first_S = np.flatnonzero(np.concatenate([[True], sorted_X[1:] != sorted_X[:-1]]))
+    return sorted_X[first_S], order, first_S

@@ -11,13 +11,15 @@ for one history.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from sidera.items.memory_reading import Found, Shares
+from sidera.items.memory_reading import Shares
 
 Floats = npt.NDArray[np.float32]
+Number = TypeVar("Number", np.float32, np.float64)
 
 FEATURES = (
     "count of the newest item's list",
@@ -41,35 +43,38 @@ LEAST_SHARE = 0.01
 
 
 def features_of(
-    counts: Sequence[float], length: int, followers: Found, likes: Found, popularity: float
+    counts: Sequence[float],
+    length: int,
+    followed_S: npt.NDArray[np.float64],
+    alike_S: npt.NDArray[np.float64],
+    popularity: float,
 ) -> npt.NDArray[np.float64]:
     """What is known of one history: float64[F].
 
     Args:
         counts: of the lists of followers of the history's newest items, the newest first.
         length: items of the history in the target's domain.
+        followed_S, alike_S: masses of the same items, as followers and as items alike.
         popularity: of the newest item, as a share of its domain's train events.
     """
     known = [*counts[:_LISTS], *[0.0] * (_LISTS - len(counts[:_LISTS]))]
-    agreed_S, ours, theirs = np.intersect1d(followers[0], likes[0], assume_unique=True, return_indices=True)
-    agreement = float(np.minimum(followers[1][ours], likes[1][theirs]).sum()) if len(agreed_S) else 0.0
     return np.array(
         [
             *(math.log1p(count) for count in known),
             math.log1p(length),
-            float(followers[1].sum()),
-            float(followers[1].max(initial=0.0)),
-            _entropy(followers[1]),
-            float(likes[1].max(initial=0.0)),
-            _entropy(likes[1]),
-            agreement,
+            float(followed_S.sum()),
+            float(followed_S.max(initial=0.0)),
+            _entropy(followed_S),
+            float(alike_S.max(initial=0.0)),
+            _entropy(alike_S),
+            float(np.minimum(followed_S, alike_S).sum()),
             math.log(popularity + _LEAST),
         ]
     )
 
 
 def _entropy(mass_S: npt.NDArray[np.float64]) -> float:
-    return -float((mass_S * np.log(mass_S + 1e-12)).sum())
+    return -float(mass_S @ np.log(mass_S + 1e-12))
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,15 @@ class MemoryRouter:
         return Shares(followed, alike, popular)
 
 
-def gelu(x: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+def gelu(x: npt.NDArray[Number]) -> npt.NDArray[Number]:
     """By tanh (Hendrycks and Gimpel, arXiv 1606.08415), which NumPy has; of any shape."""
-    made: npt.NDArray[np.floating] = 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+    made = x * x
+    made *= 0.044715
+    made += 1
+    made *= math.sqrt(2 / math.pi)
+    made *= x
+    np.tanh(made, out=made)
+    made += 1
+    made *= x
+    made *= 0.5
     return made

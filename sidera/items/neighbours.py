@@ -28,7 +28,17 @@ from sidera.disk_arrays import open_tensors
 from sidera.errors import CatalogError
 from sidera.items.borrowing import Borrowers
 from sidera.items.history_reader import HistoryReader
-from sidera.items.memory_reading import NOTHING, Found, Reading, Shares, read_lists, summed
+from sidera.items.memory_reading import (
+    NOTHING,
+    Entries,
+    Found,
+    Reading,
+    Shares,
+    joined,
+    read_lists,
+    side_by_side,
+    summed,
+)
 from sidera.items.memory_router import MemoryRouter, features_of
 from sidera.items.neighbour_lists import GrownLists, GrownTransitions, Listed, NeighbourLists
 from sidera.items.transitions import TransitionDelta, TransitionRule
@@ -66,22 +76,35 @@ class Known:
     """What is known of one history.
 
     Attributes:
-        followers: what followed its items; masses sum to at most 1, and to 0 where nothing did.
-        likes: what is like its items; masses sum to at most 1, and to 0 where nothing is known to be.
+        item_S: all items found, sorted. Shape: int64[S].
+        followed_S: their masses as followers, which sum to at most 1, and to 0 where nothing followed. Shape:
+            float64[S].
+        alike_S: the same as items alike.
         shares: of the mixture, for this history.
     """
 
-    followers: Found
-    likes: Found
+    item_S: npt.NDArray[np.int64]
+    followed_S: npt.NDArray[np.float64]
+    alike_S: npt.NDArray[np.float64]
     shares: Shares
+
+    @property
+    def followers(self) -> Found:
+        """What followed the history's items."""
+        return self._with_a_mass(self.followed_S)
+
+    @property
+    def likes(self) -> Found:
+        """What is like the history's items."""
+        return self._with_a_mass(self.alike_S)
 
     def listed(self) -> Found:
         """Followers and items alike, weighed: what :class:`sidera.decoding.known_mass.KnownMass` lists."""
-        items = np.concatenate([self.followers[0], self.likes[0]])
-        return summed(
-            items,
-            np.concatenate([self.shares.transitions * self.followers[1], self.shares.similar * self.likes[1]]),
-        )
+        return self.item_S, self.shares.transitions * self.followed_S + self.shares.similar * self.alike_S
+
+    def _with_a_mass(self, mass_S: npt.NDArray[np.float64]) -> Found:
+        here_S = mass_S > 0
+        return self.item_S[here_S], mass_S[here_S]
 
 
 @dataclass(frozen=True)
@@ -148,39 +171,43 @@ class Neighbours:
 
     def followers(self, numbers: Sequence[int]) -> Found:
         """What followed these items, oldest first; masses sum to at most 1, and to 0 where nothing did."""
+        return summed(self._followed(numbers))
+
+    def likes(self, domain: str, numbers: Sequence[int]) -> Found:
+        """What is like these items of a domain, oldest first; masses sum to at most 1, to 0 where nothing is."""
+        return summed(self._liked(domain, numbers))
+
+    def alike(self, numbers: Sequence[int]) -> Found:
+        """What the lists of items alike say of these items, oldest first."""
+        return summed(read_lists(self.similar.of, numbers, self.reading))
+
+    def read(self, domain: str, numbers: Sequence[int]) -> tuple[Entries, float]:
+        """What the domain's reader says of these items, oldest first, and its share of the items alike."""
+        reader = self.readers.get(domain)
+        return (NOTHING, 0.0) if reader is None else (reader.read(numbers), reader.share)
+
+    def _followed(self, numbers: Sequence[int]) -> Entries:
         smoothing, discount = self.reading.smoothing * self._fresh, self.reading.discount * self._fresh
         found = read_lists(self._grown.of, numbers, self.reading, smoothing, discount)
         if not self.reading.borrowing or not len(found[0]) or self._borrowers is None:
             return found
         return self._borrowers.shared(found, self.reading.borrowing, self.delta)
 
-    def likes(self, numbers: Sequence[int]) -> Found:
-        """What is like these items, oldest first; masses sum to at most 1, and to 0 where nothing is known to be."""
-        listed = self.alike(numbers)
-        read, share = self.read(numbers)
-        if not len(read[0]):
-            return listed
-        share = share if len(listed[0]) else 1.0
-        return summed(np.concatenate([read[0], listed[0]]), np.concatenate([share * read[1], (1 - share) * listed[1]]))
+    def _liked(self, domain: str, numbers: Sequence[int]) -> Entries:
+        item_X, mass_X = read_lists(self.similar.of, numbers, self.reading)
+        (read_S, mass_S), share = self.read(domain, numbers)
+        if not len(read_S):
+            return item_X, mass_X
+        return joined([(read_S, share * mass_S), (item_X, (1 - share) * mass_X)]) if len(item_X) else (read_S, mass_S)
 
-    def alike(self, numbers: Sequence[int]) -> Found:
-        """What the lists of items alike say of these items, oldest first."""
-        return read_lists(self.similar.of, numbers, self.reading)
-
-    def read(self, numbers: Sequence[int]) -> tuple[Found, float]:
-        """What the reader of these items' domain says of them, oldest first, and its share of the items alike."""
-        for reader in self.readers.values():
-            found = reader.read(numbers)
-            if len(found[0]):
-                return found, reader.share
-        return NOTHING, 0.0
-
-    def features(self, numbers: Sequence[int], followers: Found, likes: Found) -> npt.NDArray[np.float64]:
+    def features(
+        self, numbers: Sequence[int], followed_S: npt.NDArray[np.float64], alike_S: npt.NDArray[np.float64]
+    ) -> npt.NDArray[np.float64]:
         """What a router reads of a history: float64[F], see :mod:`sidera.items.memory_router`."""
         counts = [float(self._grown.of(number)[1].sum()) / self._fresh for number in reversed(numbers[-3:])]
         newest = numbers[-1] if numbers else -1
         popularity = float(self.popularity[newest]) if 0 <= newest < len(self.popularity) else 0.0
-        return features_of(counts, len(numbers), followers, likes, popularity)
+        return features_of(counts, len(numbers), followed_S, alike_S, popularity)
 
     def known_of(self, domain: str, numbers: Sequence[int]) -> Known:
         """What is known of a history, and the shares that it has in the mixture.
@@ -192,16 +219,17 @@ class Neighbours:
             numbers: the items of the target's domain in the history, oldest first.
         """
         shares, router = self.shares_of(domain), self.routers.get(domain)
-        followers = self.followers(numbers) if shares.transitions or router else NOTHING
-        likes = self.likes(numbers) if shares.similar or router else NOTHING
-        if router is not None:
-            shares = router.shares(shares, self.features(numbers, followers, likes))
-        elif domain not in self.shares:
-            if len(followers[0]):
-                followers = followers[0], followers[1] / followers[1].sum()
+        followed = self._followed(numbers) if shares.transitions or router else NOTHING
+        liked = self._liked(domain, numbers) if shares.similar or router else NOTHING
+        if router is None and domain not in self.shares:
+            if len(followed[0]):
+                followed = followed[0], followed[1] / followed[1].sum()
             else:
                 shares = replace(shares, transitions=0.0, similar=shares.similar + shares.transitions)
-        return Known(followers, likes, shares)
+        item_S, followed_S, alike_S = side_by_side(followed, liked)
+        if router is not None:
+            shares = router.shares(shares, self.features(numbers, followed_S, alike_S))
+        return Known(item_S, followed_S, alike_S, shares)
 
     def known(self, domain: str, numbers: Sequence[int]) -> Found:
         """What is listed for a history, see :meth:`Known.listed`."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from sidera.items.history_reader import HistoryReader
+from sidera.items.memory_reading import side_by_side, summed
 from sidera.items.memory_router import FEATURES
 from sidera.items.neighbours import GrownLists, NeighbourLists, Neighbours, Reading, Shares
 from tests.training.test_neighbour_stage import World
@@ -121,7 +122,7 @@ def test_a_target_is_proposed_what_lists_reader_and_model_say_of_its_history(
         for found, expected in (
             (own.followers, listed.followers(history)),
             (own.alike, listed.alike(history)),
-            (own.read, reader.read(history)),
+            (own.read, summed(reader.read(history))),
         ):
             assert found[0].tolist() == expected[0].tolist()
             assert found[1].tolist() == expected[1].tolist()
@@ -159,7 +160,7 @@ def test_what_a_part_leaves_of_its_mass_is_the_language_models(
     asked = proposals(world, listed).asked(proposed)
     for own, found in zip(proposed, asked.candidates, strict=True):
         items = items_of(own, numbers, numbers)
-        likes = listed.likes(own.history)
+        likes = listed.likes("books", own.history)
         ours = masses(own.ours, items)
         assert found.mass_GC.shape == (4, len(items))
         np.testing.assert_allclose(found.mass_GC[3], ours)
@@ -206,8 +207,8 @@ def test_the_router_reads_what_is_known_of_each_history(
     asked = proposals(world, listed).asked(proposed)
     assert asked.features_XF.shape == (len(proposed), len(FEATURES))
     for own, features_F in zip(proposed, asked.features_XF, strict=True):
-        expected_F = listed.features(own.history, listed.followers(own.history), listed.likes(own.history))
-        assert features_F.tolist() == expected_F.tolist()
+        _, followed_S, alike_S = side_by_side(listed.followers(own.history), listed.likes("books", own.history))
+        assert features_F.tolist() == listed.features(own.history, followed_S, alike_S).tolist()
     none = proposals(world, listed).asked([])
     assert (list(none.candidates), none.features_XF.shape) == ([], (0, len(FEATURES)))
 

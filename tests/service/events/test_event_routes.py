@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from service.event_schemas import EventResult, EventsAnswer
 from service.events.counting import Counting
 from sidera.items.transitions import TransitionRule
 from tests.postgres import Postgres
@@ -38,6 +39,19 @@ def post(client: TestClient, *rows: dict[str, Any]) -> list[dict[str, Any]]:
 
 def history(client: TestClient, user_id: str) -> list[str]:
     return [event["item_id"] for event in client.get(f"/users/{user_id}/history").json()["events"]]
+
+
+def test_answers_are_the_bytes_that_their_schema_writes(client: TestClient) -> None:
+    client.delete("/users/gone")
+    good = body("ä", "anna", "drama-0", 20)
+    rows = [good, good, body("b", "anna", "nothing", 20), body("c", "gone", "drama-0", 20), {"event_id": "d"}]
+    batch = client.post("/events", json={"events": rows})
+    assert [row["outcome"] for row in batch.json()["results"]] == ["accepted", "duplicate", "accepted"] + [
+        "rejected"
+    ] * 2
+    assert batch.text == EventsAnswer.model_validate_json(batch.text).model_dump_json()
+    single = client.post("/events", json=body("e", "anna", "drama-0", 20))
+    assert single.text == EventResult.model_validate_json(single.text).model_dump_json()
 
 
 def test_each_row_is_answered_by_itself(client: TestClient) -> None:

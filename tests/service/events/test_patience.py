@@ -12,7 +12,7 @@ from service.catalog.database import Database
 from service.catalog.state import Numbered
 from service.events.counting import Counting
 from service.events.memory import Bounds, EventMemory
-from service.events.patience import Patience
+from service.events.patience import LEARNING, SENDERS, Patience, Turns
 from service.events.store import EventStore
 from sidera.catalog import create_catalog
 from sidera.items.transitions import TransitionRule
@@ -45,6 +45,23 @@ def test_a_thread_waits_for_each_pause_but_after_a_vain_wait_works_on_for_a_whil
     for _ in range(3):
         patience.wait()
     assert len(pauses.asked) == 4
+
+
+def test_what_nobody_waits_for_waits_longer_and_works_no_larger_part_of_the_time() -> None:
+    pauses = Pauses(is_there=False)
+    Patience(pauses, LEARNING).wait()
+    Patience(pauses).wait()
+    assert pauses.asked == [LEARNING.wait, SENDERS.wait]
+    assert LEARNING.wait > SENDERS.wait
+    assert LEARNING.work / LEARNING.wait <= SENDERS.work / SENDERS.wait
+
+
+def test_a_thread_that_waited_in_vain_waits_again_once_it_has_worked_for_its_time() -> None:
+    pauses = Pauses(is_there=False)
+    patience = Patience(pauses, Turns(wait=0.5, work=0.0))
+    for _ in range(3):
+        patience.wait()
+    assert pauses.asked == [0.5] * 3
 
 
 def test_requests_wait_in_one_thread_for_a_moment_only_and_not_at_all_in_a_pause() -> None:
@@ -81,9 +98,9 @@ def test_memory_gives_way_between_groups_of_users(tmp_path: Path) -> None:
         lambda delta, now, numbering: None,
         lambda: ways(0),
     )
-    store.add([event(f"{user}-{n}", f"user-{user}", f"drama-{n}", 20 + n) for user in range(300) for n in range(2)])
+    store.add([event(f"{user}-{n}", f"user-{user}", f"drama-{n}", 20 + n) for user in range(600) for n in range(2)])
     memory.refresh()
-    assert (len(ways.asked), memory.users) == (1 + 3, 300)
+    assert (len(ways.asked), memory.users) == (1 + 3, 600)
     database.close()
 
 

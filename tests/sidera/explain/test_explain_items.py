@@ -105,7 +105,7 @@ def test_the_parts_sum_to_the_items_probability_after_items_were_removed(
     model: LanguageModel, catalog: Catalog, neighbours: Neighbours
 ) -> None:
     own = [number for item_id in ("films-3", "films-5") if (number := catalog.find("films", item_id)) is not None]
-    listed = [neighbours.followers(own), neighbours.likes(own)]
+    listed = [neighbours.followers(own), neighbours.likes("films", own)]
     gone = {number for found in listed for number in found[0][:2].tolist()} - set(own)
     films = catalog.index("films").number_of_leaf
     gone.add(int(films[neighbours.popularity[films].argmax()]))
@@ -153,7 +153,7 @@ def test_each_part_is_what_it_is_named_after(model: LanguageModel, catalog: Cata
     numbers = [catalog.find("films", item_id) for item_id in ("films-3", "films-5")]
     own = [number for number in numbers if number is not None]
     followed = dict(zip(*(x.tolist() for x in neighbours.followers(own)), strict=True))
-    alike = dict(zip(*(x.tolist() for x in neighbours.likes(own)), strict=True))
+    alike = dict(zip(*(x.tolist() for x in neighbours.likes("films", own)), strict=True))
     found = explained(recommender, Query("films", HISTORY, 30, exclude_history=False))
     assert len(found) == 30
     for item, why in found:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sidera.items.borrowing import OWN_FOLLOWERS, Borrowers
-from sidera.items.memory_reading import Found
+from sidera.items.memory_reading import Entries, summed
 from sidera.items.neighbour_lists import GrownLists, NeighbourLists
 from sidera.items.transitions import TransitionDelta
 
@@ -22,8 +22,8 @@ def lists_of(listed: dict[int, dict[int, float]], items: int = 4) -> NeighbourLi
     )
 
 
-def as_dict(found: Found) -> dict[int, float]:
-    return dict(zip(found[0].tolist(), found[1].tolist(), strict=True))
+def as_dict(found: Entries) -> dict[int, float]:
+    return dict(zip(*(part.tolist() for part in summed(found)), strict=True))
 
 
 def borrowers(changed: dict[int, tuple[np.ndarray, np.ndarray]] | None = None) -> Borrowers:
@@ -33,6 +33,18 @@ def borrowers(changed: dict[int, tuple[np.ndarray, np.ndarray]] | None = None) -
 def test_a_borrower_gets_its_part_and_the_whole_mass_stays() -> None:
     found = as_dict(borrowers().shared(FOLLOWERS, 1.0, NO_EVENTS))
     assert found == pytest.approx({KNOWN: 0.6 * 0.8 / 1.1, OTHER: 0.2 * 0.8 / 1.1, COLD: 0.3 * 0.8 / 1.1})
+
+
+def test_a_borrower_that_follows_too_has_both_masses() -> None:
+    followers = np.array([COLD, KNOWN, OTHER]), np.array([0.2, 0.4, 0.2])
+    found = as_dict(borrowers().shared(followers, 1.0, NO_EVENTS))
+    assert found == pytest.approx({KNOWN: 0.4 * 0.8, OTHER: 0.2 * 0.8, COLD: (0.2 + 0.2) * 0.8})
+
+
+def test_entries_that_name_an_item_several_times_lend_as_if_they_named_it_once() -> None:
+    apart = np.array([KNOWN, OTHER, KNOWN]), np.array([0.5, 0.2, 0.1])
+    found = as_dict(borrowers().shared(apart, 1.0, NO_EVENTS))
+    assert found == pytest.approx(as_dict(borrowers().shared(FOLLOWERS, 1.0, NO_EVENTS)))
 
 
 def test_followers_that_nobody_borrows_from_stay_as_they_are() -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sidera.items.memory_reading import NOTHING, Shares
+from sidera.items.memory_reading import Shares
 from sidera.items.memory_router import FEATURES, MemoryRouter, features_of
 
 BASE = Shares(0.4, 0.2, 0.1)
@@ -35,9 +35,8 @@ def test_no_share_moves_beyond_the_bound() -> None:
 
 
 def test_features_tell_how_much_is_known_of_a_history() -> None:
-    followers = np.array([3, 5]), np.array([0.5, 0.25])
-    likes = np.array([5, 8]), np.array([0.75, 0.25])
-    features = dict(zip(FEATURES, features_of([3.0, 1.0], 4, followers, likes, 0.01).tolist(), strict=True))
+    followed_S, alike_S = np.array([0.5, 0.25, 0.0]), np.array([0.0, 0.75, 0.25])
+    features = dict(zip(FEATURES, features_of([3.0, 1.0], 4, followed_S, alike_S, 0.01).tolist(), strict=True))
     assert features["count of the newest item's list"] == pytest.approx(np.log(4))
     assert features["count of the list before that"] == 0
     assert features["length of the history"] == pytest.approx(np.log(5))
@@ -48,4 +47,4 @@ def test_features_tell_how_much_is_known_of_a_history() -> None:
 
 
 def test_of_nothing_features_are_finite() -> None:
-    assert np.isfinite(features_of([], 0, NOTHING, NOTHING, 0.0)).all()
+    assert np.isfinite(features_of([], 0, np.empty(0), np.empty(0), 0.0)).all()

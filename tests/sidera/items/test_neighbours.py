@@ -63,7 +63,7 @@ def test_a_discount_is_taken_from_every_count_and_what_it_leaves_nothing_of_is_n
     assert found == pytest.approx({1: 2.5 / 8, 2: 0.5 / 8})
     assert as_dict(made(recent=1, smoothing=4.0, discount=1.0).followers([0])) == pytest.approx({1: 2.0 / 8})
     assert as_dict(made(recent=1, discount=3.0).followers([0])) == {}
-    assert as_dict(made(recent=1, discount=0.5).likes([0])) == {3: 1.0}
+    assert as_dict(made(recent=1, discount=0.5).likes("films", [0])) == {3: 1.0}
 
 
 def test_a_discount_fades_as_the_counts_do() -> None:
@@ -185,43 +185,47 @@ def reader(share: float = 0.75, numbers: tuple[int, int] = (0, 2)) -> HistoryRea
 
 def test_a_reader_has_its_part_of_the_mass_of_items_alike_where_it_knows_the_history() -> None:
     plain = made(decay=0.0)
-    said, listed = as_dict(reader().read([2])), as_dict(plain.likes([2]))
+    said, listed = as_dict(reader().read([2])), as_dict(plain.likes("films", [2]))
     for share in (0.0, 0.25, 0.75):
         with_reader = replace(plain, readers={"films": reader(share)})
         expected = {item: share * said.get(item, 0) + (1 - share) * listed.get(item, 0) for item in {*said, *listed}}
-        assert as_dict(with_reader.likes([2])) == pytest.approx(expected)
-        assert as_dict(with_reader.likes([1])) == as_dict(plain.likes([1]))
+        assert as_dict(with_reader.likes("films", [2])) == pytest.approx(expected)
+        assert as_dict(with_reader.likes("films", [1])) == as_dict(plain.likes("films", [1]))
         assert as_dict(with_reader.followers([2])) == as_dict(plain.followers([2]))
         assert as_dict(with_reader.alike([2])) == listed
-        found, own = with_reader.read([2])
+        found, own = with_reader.read("films", [2])
         assert (as_dict(found), own) == (said, share)
-        found, own = with_reader.read([1])
-        assert (as_dict(found), own) == ({}, 0.0)
+        found, own = with_reader.read("films", [1])
+        assert as_dict(found) == {}
 
 
 def test_lists_have_all_the_mass_where_the_reader_knows_no_item_of_the_history() -> None:
     plain = replace(made(decay=0.0), readers={"films": reader(0.75, numbers=(1, 3))})
-    assert as_dict(plain.likes([2])) == {0: 0.75, 3: 0.25}
+    assert as_dict(plain.likes("films", [2])) == {0: 0.75, 3: 0.25}
 
 
 def test_a_reader_has_all_the_mass_where_no_list_tells_of_items_alike() -> None:
     alone = replace(made(), similar=GrownLists(lists_of({})), readers={"films": reader()})
-    assert as_dict(alone.likes([0])) == as_dict(reader().read([0]))
+    assert as_dict(alone.likes("films", [0])) == as_dict(reader().read([0]))
 
 
-def test_of_several_readers_that_of_the_historys_domain_reads_it_with_its_own_share() -> None:
+def test_of_several_readers_that_of_the_asked_domain_reads_a_history_with_its_own_share() -> None:
     readers = {"films": reader(0.25), "songs": reader(0.5, numbers=(1, 3))}
     both = replace(made(), readers=readers)
-    for number, share in ((0, 0.25), (2, 0.25), (1, 0.5), (3, 0.5)):
-        found, own = both.read([number])
+    for domain, number, share in (("films", 0, 0.25), ("films", 2, 0.25), ("songs", 1, 0.5), ("songs", 3, 0.5)):
+        found, own = both.read(domain, [number])
         assert own == share
         assert number in as_dict(found)
+    found, _ = both.read("films", [1])
+    assert as_dict(found) == {}
+    found, _ = both.read("books", [0])
+    assert as_dict(found) == {}
 
 
 def test_events_leave_a_reader_as_it_is() -> None:
     before = replace(made(), readers={"films": reader()})
     after = before.with_transitions(TransitionDelta().added(np.array([0]), np.array([2]), np.array([5.0])))
-    assert as_dict(after.likes([0])) == as_dict(before.likes([0]))
+    assert as_dict(after.likes("films", [0])) == as_dict(before.likes("films", [0]))
 
 
 def test_saved_readers_are_those_in_memory_with_layer_and_share(tmp_path: Path) -> None:
@@ -233,7 +237,7 @@ def test_saved_readers_are_those_in_memory_with_layer_and_share(tmp_path: Path) 
         for part, value in vars(own).items():
             assert np.array_equal(getattr(loaded.readers[name], part), value), part
     for numbers in ([0], [1], [2], [3], [0, 2]):
-        assert as_dict(loaded.likes(numbers)) == as_dict(before.likes(numbers))
+        assert as_dict(loaded.likes("films", numbers)) == as_dict(before.likes("films", numbers))
 
 
 @pytest.mark.parametrize("readers", [["films"], {"films": "none"}, {"songs": 0.5, "films": 0.5}])

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidera.errors import CatalogError
-from sidera.items.memory_reading import NOTHING
 from sidera.items.neighbours import GrownLists, NeighbourLists, Neighbours, Reading, Shares, save_neighbours
 from sidera.items.transitions import TransitionDelta, TransitionRule, pairs_of
 
@@ -174,8 +173,8 @@ def test_old_counts_are_worth_less_beside_the_smoothing() -> None:
 def test_a_router_reads_counts_that_have_faded() -> None:
     base = neighbours({A: {B: 2.0}}, rule=TransitionRule(half_life_days=10.0))
     later = base.with_transitions(TransitionDelta(), now=10 * DAY)
-    assert base.features([A], NOTHING, NOTHING)[0] == pytest.approx(np.log1p(2.0))
-    assert later.features([A], NOTHING, NOTHING)[0] == pytest.approx(np.log1p(1.0))
+    assert base.features([A], np.empty(0), np.empty(0))[0] == pytest.approx(np.log1p(2.0))
+    assert later.features([A], np.empty(0), np.empty(0))[0] == pytest.approx(np.log1p(1.0))
 
 
 def test_counts_of_events_are_not_written_into_a_bundle(tmp_path: Path) -> None:
