@@ -13,6 +13,7 @@ from structlog.typing import FilteringBoundLogger
 from service.engine import Engine, EngineLimits
 from service.errors import DatabaseDownError, StoreUnavailableError
 from service.events.kinds import read_kinds
+from service.events.numbers import ItemNumbers
 from service.events.rows import DeletedUser, Event, Outcome, StoredEvent
 from service.events.store import EventStore
 from service.job_queue import Cost
@@ -43,7 +44,12 @@ class UserHistory:
 
 
 class EventDesk:
-    """Writes and reads events. All methods may be called from any thread."""
+    """Writes and reads events. All methods may be called from any thread.
+
+    Attributes:
+        weights: of the kinds of events.
+        numbers: of the items of events that routes look up, on the event loop.
+    """
 
     def __init__(
         self,
@@ -55,6 +61,7 @@ class EventDesk:
     ) -> None:
         """``give_way`` is called before events are written, and waits while there is more urgent work."""
         self.weights: Mapping[str, float] = read_kinds(settings.event_weights)
+        self.numbers = ItemNumbers()
         self._store = store
         self._give_way = give_way
         self._most_history = settings.max_history_items

@@ -11,7 +11,7 @@ from service.catalog.state import Numbered
 from service.engine import Engine
 from service.events.kinds import read_kinds
 from service.events.memory import Bounds, EventMemory
-from service.events.patience import Patience
+from service.events.patience import LEARNING, Patience
 from service.events.store import EventStore
 from service.metrics import Metrics
 from service.model import Model
@@ -87,6 +87,6 @@ class EventLearner:
             Bounds(self._settings.max_user_events, self._settings.event_memory_bytes),
             catalog,
             use,
-            Patience(recommender.wait_until_it_rests).wait,
+            Patience(recommender.wait_until_it_rests, LEARNING).wait,
         )
         return Learning(memory, self._settings.event_memory_seconds, self._metrics, self._log)

@@ -20,6 +20,7 @@ from service.catalog.state import Numbered
 from service.events.changes import changed_pairs
 from service.events.counting import Counting
 from service.events.ledger import RECORD, Events, Ledger
+from service.events.numbers import ItemNumbers
 from service.events.rows import NewEvents, StoredEvent
 from service.events.store import EventStore
 from service.events.unknown import Key, UnknownItems
@@ -33,7 +34,7 @@ They are let go if the items that serve have another numbering by then.
 """
 
 _ENTRY_BYTES = 16
-_USERS_AT_ONCE = 128
+_USERS_AT_ONCE = 256
 """Between so many users, memory gives way to what is more urgent."""
 
 _FADE_SECONDS = 600.0
@@ -82,7 +83,8 @@ class EventMemory:
         self._snapshot = catalog()
         self._is_whole = True
         self._forgotten: set[str] = set()
-        self._domains: dict[str, int] = {}
+        self._domains: dict[str, tuple[int, int]] = {}
+        self._numbers = ItemNumbers()
         self._begin()
 
     @property
@@ -238,28 +240,28 @@ class EventMemory:
 
     def _events(self, histories: Sequence[Sequence[StoredEvent]]) -> list[Events]:
         """Each user's events as the ledger keeps them."""
-        catalog, rows = self._snapshot.catalog, []
-        for event in chain.from_iterable(histories):
-            number = catalog.find(event.domain, event.item_id)
+        rows, weights, catalog = [], self._weights, self._snapshot.catalog
+        for user_id, domain, item_id, kind, happened_us, version, position in chain.from_iterable(histories):
+            number = self._numbers.of(catalog, domain, item_id)
             if number is None:
-                self._unknown.add((event.domain, event.item_id), event.user_id)
-            rows.append(
-                (
-                    event.happened_us,
-                    event.version,
-                    event.position,
-                    -1 if number is None else number,
-                    self._domains.setdefault(event.domain, len(self._domains)),
-                    self._weights.get(event.kind, 0.0),
-                    self._counts(event),
-                )
-            )
+                number = -1
+                self._unknown.add((domain, item_id), user_id)
+            place, learnt_us = self._domain(domain)
+            weight = weights.get(kind, 0.0)
+            rows.append((happened_us, version, position, number, place, weight, happened_us > learnt_us))
         every = np.array(rows, dtype=RECORD).tobytes()
         ends = accumulate((len(own) * RECORD.itemsize for own in histories), initial=0)
         return [every[begin:end] for begin, end in pairwise(ends)]
 
+    def _domain(self, domain: str) -> tuple[int, int]:
+        """Which of the domains seen so far it is, and until when the bundle was trained in it, in microseconds."""
+        known = self._domains.get(domain)
+        if known is None:
+            known = self._domains[domain] = len(self._domains), self._learnt_us(domain)
+        return known
+
     def _counts(self, event: StoredEvent) -> bool:
-        return event.happened_us > self._learnt_us(event.domain)
+        return event.happened_us > self._domain(event.domain)[1]
 
     def _learnt_us(self, domain: str) -> int:
         until = self._counting.trained_until.get(domain)

@@ -1,15 +1,17 @@
-"""What the database keeps of events, in Python's terms. Times are microseconds since 1970."""
+"""What the database keeps of events, in Python's terms. Times are microseconds since 1970.
+
+Events are named tuples: thousands come a second, and a tuple is made in a fifth of the time of a frozen dataclass.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Outcome = Literal["accepted", "duplicate", "forgotten"]
 """Stored; stored before; or of a user who was deleted after it happened."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One thing that a user did with an item.
 
     Attributes:
@@ -25,8 +27,7 @@ class Event:
     happened_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
+class StoredEvent(NamedTuple):
     """What is read back. In the order of ``(happened_us, version, position)`` a user's events are a history."""
 
     user_id: str

@@ -1,8 +1,10 @@
 """Keeps events in the database of the catalog: the same few statements for SQLite and PostgreSQL, however many rows.
 
-Rows go in as one JSON text that the database takes apart, so a thousand events are one statement, and Python computes
-next to nothing meanwhile. Every transaction raises the one version first, which orders writers (``tables``). Of each
-user the newest ``most`` events count. Older ones are pruned as new ones come: an eighth more is left at most, a writer.
+Rows go in and come out as one JSON text, which the database takes apart or makes. So a thousand events are one
+statement and one row of answer, and Python computes next to nothing meanwhile: a driver that fetches row by row lets
+other threads run, and waits for them, once a row. Every transaction raises the one version first, which orders writers
+(``tables``). Of each user the newest ``most`` events count. Older ones are pruned as new ones come: an eighth more is
+left at most, a writer.
 """
 
 import json
@@ -10,7 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -30,7 +32,7 @@ _RAISE = sa.text("UPDATE event_state SET version = version + 1 RETURNING version
 _VERSION = sa.select(EVENT_STATE.c.version)
 _WITHIN = "version > :after AND version <= :until"
 _PAGE_END = sa.text("SELECT version FROM user_events WHERE version > :after ORDER BY version LIMIT 1 OFFSET :last")
-_EVENTS_WITHIN = sa.text(f"SELECT {_COLUMNS} FROM user_events WHERE {_WITHIN} ORDER BY version, position")  # noqa: S608
+_STORED_AT = sa.text("SELECT event_id FROM user_events WHERE version = :version")
 _DELETED_WITHIN = sa.text(f"SELECT user_id FROM deleted_users WHERE {_WITHIN}")  # noqa: S608
 
 
@@ -53,9 +55,12 @@ class EventStore:
             f"INSERT INTO user_events (event_id, {_COLUMNS}) SELECT {fields}, CAST(value->>5 AS BIGINT), "  # noqa: S608
             f"CAST(:version AS BIGINT), CAST(value->>6 AS INTEGER) FROM {rows} WHERE NOT EXISTS (SELECT 1 FROM "
             "deleted_users AS gone WHERE gone.user_id = value->>1 AND gone.deleted_us >= CAST(value->>5 AS BIGINT)) "
-            "ON CONFLICT (event_id) DO NOTHING RETURNING event_id"
-        )
-        self._of_users = sa.text(f"SELECT {_COLUMNS} FROM user_events WHERE {of_users}")  # noqa: S608
+            "ON CONFLICT (event_id) DO NOTHING"
+        ).execution_options(preserve_rowcount=True)
+        array, row = ("json_agg", "json_build_array") if database.is_postgres else ("json_group_array", "json_array")
+        found = f"SELECT CAST({array}({row}({_COLUMNS})) AS TEXT) FROM user_events WHERE"  # noqa: S608
+        self._of_users = sa.text(f"{found} {of_users}")
+        self._within = sa.text(f"{found} {_WITHIN}")
         self._forgotten = sa.text(f"SELECT user_id, deleted_us FROM deleted_users WHERE {of_users}")  # noqa: S608
         self._count = sa.text(
             f"SELECT user_id, count(*) FROM user_events WHERE {of_users} GROUP BY user_id"  # noqa: S608
@@ -80,11 +85,13 @@ class EventStore:
         first: dict[str, int] = {}
         for place, event in enumerate(events):
             first.setdefault(event.event_id, place)
-        rows = [[e.event_id, e.user_id, e.domain, e.item_id, e.kind, e.happened_us, p] for p, e in enumerate(events)]
-        text = json.dumps([rows[place] for place in first.values()], ensure_ascii=False)
+        text = json.dumps([(*events[place], place) for place in first.values()], ensure_ascii=False)
         with self._database.writing() as connection:
             version = connection.execute(_RAISE).scalar_one()
-            stored = set(connection.execute(self._insert, {"rows": text, "version": version}).scalars())
+            inserted = connection.execute(self._insert, {"rows": text, "version": version}).rowcount
+            stored = set(first)
+            if inserted < len(first):
+                stored = set(connection.execute(_STORED_AT, {"version": version}).scalars())
             known = [events[place] for event_id, place in first.items() if event_id not in stored]
             forgotten = self._forgotten_of(connection, known)
             added = [events[place].user_id for event_id, place in first.items() if event_id in stored]
@@ -118,8 +125,9 @@ class EventStore:
             end = connection.scalar(_PAGE_END, {"after": version, "last": page - 1})
             span = {"after": version, "until": now if end is None else end}
             deleted = tuple(connection.execute(_DELETED_WITHIN, span).scalars())
-            events = [StoredEvent(*row) for row in connection.execute(_EVENTS_WITHIN, span)]
-            return NewEvents(span["until"], deleted, events, is_page=span["until"] < now)
+            text = connection.execute(self._within, span).scalar_one()
+        events = sorted(_events_in(text), key=itemgetter(5, 6))
+        return NewEvents(span["until"], deleted, events, is_page=span["until"] < now)
 
     def all_beyond(self, learnt_us: Mapping[str, int]) -> Iterator[tuple[int, list[list[StoredEvent]]]]:
         """The histories of all users who did something in a domain after the time given for it, some users at once.
@@ -175,8 +183,8 @@ class EventStore:
     def _histories(self, connection: sa.Connection, users: Sequence[str]) -> dict[str, list[StoredEvent]]:
         found: dict[str, list[StoredEvent]] = {}
         if users:
-            for row in connection.execute(self._of_users, self._named(users)):
-                found.setdefault(row[0], []).append(StoredEvent(*row))
+            for event in _events_in(connection.execute(self._of_users, self._named(users)).scalar_one()):
+                found.setdefault(event.user_id, []).append(event)
         for events in found.values():
             events.sort(key=_order)
             del events[: -self._most]
@@ -234,6 +242,11 @@ class _Counts:
     def forget(self, user_id: str) -> None:
         """The count of a user is not known any more."""
         self._counts.pop(user_id, None)
+
+
+def _events_in(text: str | None) -> Iterator[StoredEvent]:
+    """The events of a JSON array of rows; PostgreSQL gives none for no rows."""
+    return map(StoredEvent._make, json.loads(text or "[]"))
 
 
 def _order(event: StoredEvent) -> tuple[int, int, int]:
