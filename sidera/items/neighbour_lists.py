@@ -116,6 +116,8 @@ class GrownTransitions:
 
     def of(self, number: int) -> Listed:
         """The present list of one item. Made once, and kept as long as this snapshot serves."""
+        if not self.delta.runs:
+            return self.base.of(number)
         known = self._read.get(number)
         if known is not None:
             return known
