@@ -122,11 +122,11 @@ class HistoryReader:
         else:
             place_K, log_rest = self._directions.promising(history_D, self.bias_I)
             score_K = self.output_ID.take(place_K, axis=0) @ history_D + self.bias_I[place_K]
+        peak = score_K.max()
+        log_whole = np.logaddexp(peak + np.log(np.exp(score_K - peak).sum()), log_rest)
         others = max(len(score_K) - LISTED, 0)
         best_S = score_K.argpartition(others)[others:]
-        peak = score_K.max()
-        weight_K = np.exp(score_K - peak, dtype=np.float64)
-        return self.number_I[place_K[best_S]], weight_K[best_S] / (weight_K.sum() + math.exp(log_rest - peak))
+        return self.number_I[place_K[best_S]], np.exp(score_K[best_S] - log_whole, dtype=np.float64)
 
     def scores(self, sum_BD: Floats) -> Floats:
         """What speaks for every item after histories, by the weighted sums of their vectors: float32[B, I]."""

@@ -11,13 +11,13 @@ import numpy as np
 import psutil  # type: ignore[import-untyped]
 import pyarrow.parquet as pq
 import pytest
-from sidera.jobs.batch_part import BatchConfig, Counts
 
 import sidera.jobs.batch
 from sidera.cli import main
 from sidera.errors import BatchError, BundleError
 from sidera.files import write_atomically
 from sidera.jobs.batch import answer_here, recommend_for_file, sentences
+from sidera.jobs.batch_part import BatchConfig, Counts
 from sidera.jobs.histories import write_parts
 from sidera.loading import load_bundle
 from sidera.progress import Advance
