@@ -39,7 +39,7 @@ _SENTENCES = {
     "less_than_equal": "must be at most {le}",
     "string_too_short": "must have at least {min_length} character(s)",
     "string_too_long": "must have at most {max_length} character(s)",
-    "too_short": "must have at least {min_length} entry or entries",
+    "too_short": "must have {min_length} or more entries",
     "string_unicode": "a text holds half of a surrogate pair; send whole characters",
 }
 

@@ -93,7 +93,8 @@ def test_a_request_has_the_same_gamma_and_scores_alone_and_in_a_batch(tmp_path: 
     world = routed_world(tmp_path, random_router())
     together = routed_batch(world, HISTORIES, padding=3)
     for row, request in enumerate(HISTORIES):
-        assert routed_batch(world, [request])[0] == pytest.approx(together[row], rel=0, abs=1e-5)
+        # Sums of float32 around -13, whose rounding differs between processors.
+        assert routed_batch(world, [request])[0] == pytest.approx(together[row], rel=5e-6, abs=1e-5)
 
 
 def test_given_items_are_scored_as_the_search_scores_them(tmp_path: Path) -> None:
