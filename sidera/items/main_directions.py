@@ -44,13 +44,13 @@ class MainDirections:
     left_QD: Floats
 
     @classmethod
-    def of(cls, rows_ID: Floats, directions: int = DIRECTIONS) -> "MainDirections":
-        """Those of a matrix."""
+    def of(cls, rows_ID: Floats) -> "MainDirections":
+        """Those of a matrix of more than ``COMPARED`` rows that are wider than ``DIRECTIONS``."""
         mean_D = rows_ID.mean(axis=0, dtype=np.float64).astype(np.float32)
         centred_ID = rows_ID - mean_D
         variance_D, turn_DD = np.linalg.eigh((centred_ID.T @ centred_ID).astype(np.float64) / len(rows_ID))
-        main_DR, left_DQ = turn_DD[:, : -directions - 1 : -1].astype(np.float32), turn_DD[:, :-directions]
-        deviation_Q = np.sqrt(np.maximum(variance_D[:-directions], 0))
+        main_DR, left_DQ = turn_DD[:, : -DIRECTIONS - 1 : -1].astype(np.float32), turn_DD[:, :-DIRECTIONS]
+        deviation_Q = np.sqrt(np.maximum(variance_D[:-DIRECTIONS], 0))
         return cls(
             mean_D,
             np.ascontiguousarray(main_DR.T),
@@ -63,14 +63,12 @@ class MainDirections:
 
         Returns:
             Their places, in any order: int64[K]; and the logarithm of the sum of the exponentials of all others,
-            -inf where there are none.
+            -inf where it is too small to tell.
         """
         rough_I = (self.turn_RD @ vector_D) @ self.turned_RI
         rough_I += bias_I
         rows = len(rough_I)
         compared = max(COMPARED, rows // _SHARE)
-        if rows <= compared:
-            return np.arange(rows), -math.inf
         place_I = rough_I.argpartition(rows - compared)
         kept_K = place_I[rows - compared :]
         peak = rough_I[kept_K].max()
