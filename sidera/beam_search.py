@@ -123,10 +123,10 @@ def beam_search(model: LanguageModel, tables: TrieTables, batch: SearchBatch, be
         count_BK = end_BK - begin_BK
         active_BK = (count_BK > 1) & (beams.scores_BK > NEVER)
         active = active_BK.nonzero(as_tuple=True)
-        step_C = torch.arange(int(count_BK.max()), device=device)
-        exists_BKC = step_C < count_BK[..., None]
-        place_BKC = begin_BK[..., None] + step_C
-        child_BKC = place_BKC.clamp_max(len(tables.codes[level]) - 1)
+        step_X = torch.arange(int(count_BK.max()) + 1, device=device)
+        exists_BKC = step_X[:-1] < count_BK[..., None]
+        place_BKX = begin_BK[..., None] + step_X
+        child_BKC = place_BKX[..., :-1].clamp_max(len(tables.codes[level]) - 1)
 
         all_active = len(active[0]) == count_BK.numel()
         logprobs_MBKC = torch.where(exists_BKC, 0.0, NEVER)[None]
@@ -156,8 +156,7 @@ def beam_search(model: LanguageModel, tables: TrieTables, batch: SearchBatch, be
         log_mass_MBKC = beams.log_mass_MBK[..., None] + logprobs_MBKC
         scores_BKC = _mixed(log_mass_MBKC, log_weights_MB)
         if batch.filter is not None or batch.known is not None:
-            boundary_BKX = torch.cat([place_BKC, end_BK[..., None]], dim=2).minimum(end_BK[..., None])
-            leaves_BKX = tables.leaf_begin[level + 1][boundary_BKX]
+            leaves_BKX = tables.leaf_begin[level + 1][place_BKX.minimum(end_BK[..., None])]
         if batch.known is not None:
             known_BKC = batch.known.log_mass(leaves_BKX)
             known_BKC.masked_fill_((beams.scores_BK == NEVER)[..., None], NEVER)

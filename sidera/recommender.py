@@ -168,7 +168,8 @@ class Recommender:
             counted_N = numbers_N < len(neighbours.popularity)
             mass_N[counted_N] = neighbours.popularity[numbers_N[counted_N]]
             whole = mass_N.sum()  # items that were removed leave their share to the others
-            masses.append(mass_N / whole if whole > 0 else mass_N)
+            # Where no event is left, all are as popular as each other: scores stay those of a distribution.
+            masses.append(mass_N / whole if whole > 0 else np.full(len(mass_N), 1 / len(mass_N)))
         return torch.from_numpy(np.cumsum(np.concatenate(masses))).to(self.model.device)
 
     def known_mass(self, domains: Sequence[str], histories: Sequence[Sequence[int]]) -> KnownMass | None:

@@ -3,6 +3,9 @@
 The leaves below a node are one contiguous range, so the mass of any prefix is the difference of two cumulative sums.
 Beam search adds it to the language model's mass; this module knows neither items nor where the numbers come from.
 
+Where the leaves are few, all sums lie there for every request and are looked up; else those of the listed leaves are
+searched. Both give the same bits.
+
 Shapes: B batch, S listed leaves (padded), N leaves of all domains, X boundaries, K rows of these.
 """
 
@@ -17,10 +20,13 @@ from torch import Tensor
 _BEYOND = 2**62
 """A leaf behind all others: pads the lists."""
 
+_FEW_SUMS = 2**17
+"""Sums that are made for a batch in less time than its boundaries are searched."""
+
 
 @dataclass(frozen=True)
-class KnownMass:
-    """What is known of the leaves of every request of a batch.
+class ListedSums:
+    """The mass below a leaf, by the listed leaves.
 
     Attributes:
         leaves_BS: sorted leaves of each request, padded. Shape: int64[B, S].
@@ -28,13 +34,42 @@ class KnownMass:
         shared_below_N: of the distribution that all requests share, the mass before each leaf, and behind the last; it
             sums to 1 within every domain. None: there is none. Shape: float64[N + 1].
         shared_weight_B: the share of it in each request. Shape: float64[B].
-        rest_B: what is left of 1: the weight of the distributions that the search computes. Shape: float64[B].
     """
 
     leaves_BS: Tensor
     below_BS: Tensor
     shared_below_N: Tensor | None
     shared_weight_B: Tensor
+
+    def before(self, boundary_BX: Tensor) -> Tensor:
+        """The mass before some leaves. Shape: float64[B, X]."""
+        below_BX = self.below_BS.gather(1, torch.searchsorted(self.leaves_BS, boundary_BX))
+        if self.shared_below_N is not None:
+            below_BX.addcmul_(self.shared_weight_B[:, None], self.shared_below_N.take(boundary_BX))
+        return below_BX
+
+
+@dataclass(frozen=True)
+class AllSums:
+    """The mass below every leaf, and behind the last: ``below_BN``, float64[B, N + 1]."""
+
+    below_BN: Tensor
+
+    def before(self, boundary_BX: Tensor) -> Tensor:
+        """The mass before some leaves. Shape: float64[B, X]."""
+        return self.below_BN.gather(1, boundary_BX)
+
+
+@dataclass(frozen=True)
+class KnownMass:
+    """What is known of the leaves of every request of a batch.
+
+    Attributes:
+        sums: the mass before each leaf.
+        rest_B: what is left of 1: the weight of the distributions that the search computes. Shape: float64[B].
+    """
+
+    sums: ListedSums | AllSums
     rest_B: Tensor
 
     @classmethod
@@ -45,6 +80,7 @@ class KnownMass:
         shared_weights: Sequence[float],
         shared_below_N: Tensor | None = None,
         device: torch.device | str = "cpu",
+        few_sums: int = _FEW_SUMS,
     ) -> "KnownMass | None":
         """What is known of a batch; None where nothing is.
 
@@ -52,9 +88,21 @@ class KnownMass:
             leaves: of each request the leaves that are listed, each once, in any order.
             masses: their masses, not below 0; with the shared weight no more than 1.
             shared_weights: of each request; 0 where there is no shared distribution.
+            shared_below_N: of that distribution, the mass before each leaf, and behind the last; it sums to 1 within
+                every domain. None: there is none. Shape: float64[N + 1].
+            few_sums: so many sums are made for a batch at the most.
         """
         if not any(len(listed) for listed in leaves) and not any(shared_weights):
             return None
+        shared_B = torch.tensor(shared_weights, dtype=torch.float64, device=device)
+        if shared_below_N is not None and len(leaves) * len(shared_below_N) <= few_sums:
+            below_BN = np.zeros((len(leaves), len(shared_below_N)))
+            for below_N, listed, mass in zip(below_BN, leaves, masses, strict=True):
+                below_N[listed + 1] = mass
+            below = torch.from_numpy(below_BN.cumsum(axis=1)).to(device)
+            rest_B = 1.0 - shared_B - below[:, -1]
+            below.addcmul_(shared_B[:, None], shared_below_N)
+            return cls(AllSums(below), rest_B.clamp_min_(0.0))
         width = max(len(listed) for listed in leaves)
         leaves_BS = np.full((len(leaves), width), _BEYOND, dtype=np.int64)
         below_BS = np.zeros((len(leaves), width + 1))
@@ -63,15 +111,10 @@ class KnownMass:
             leaves_BS[row, :count] = listed[order]
             mass[order].cumsum(out=below_BS[row, 1 : count + 1])
             below_BS[row, count + 1 :] = below_BS[row, count]
-        shared_B = np.asarray(shared_weights, dtype=np.float64)
-        rest_B = np.maximum(1.0 - shared_B - below_BS[:, -1], 0.0)
-        return cls(
-            torch.from_numpy(leaves_BS).to(device),
-            torch.from_numpy(below_BS).to(device),
-            shared_below_N,
-            torch.from_numpy(shared_B).to(device),
-            torch.from_numpy(rest_B).to(device),
-        )
+        below = torch.from_numpy(below_BS).to(device)
+        rest_B = 1.0 - shared_B - below[:, -1]
+        sums = ListedSums(torch.from_numpy(leaves_BS).to(device), below, shared_below_N, shared_B)
+        return cls(sums, rest_B.clamp_min_(0.0))
 
     @property
     def log_rest_B(self) -> Tensor:  # noqa: N802
@@ -81,12 +124,11 @@ class KnownMass:
     def log_mass(self, leaves_BKX: Tensor) -> Tensor:
         """The known mass between each two boundaries of a row, which count leaves; -inf where there is none.
 
+        No boundary of a row is before the last one, so no difference is below 0: sums only grow, also as they are
+        rounded.
+
         Returns:
             float32[B, K, X - 1].
         """
-        boundary_BX = leaves_BKX.flatten(1)
-        below_BX = self.below_BS.gather(1, torch.searchsorted(self.leaves_BS, boundary_BX))
-        if self.shared_below_N is not None:
-            below_BX.addcmul_(self.shared_weight_B[:, None], self.shared_below_N.take(boundary_BX))
-        below_BKX = below_BX.view_as(leaves_BKX)
-        return (below_BKX[..., 1:] - below_BKX[..., :-1]).clamp_min_(0.0).float().log_()
+        below_BKX = self.sums.before(leaves_BKX.flatten(1)).view_as(leaves_BKX)
+        return (below_BKX[..., 1:] - below_BKX[..., :-1]).float().log_()

@@ -20,7 +20,7 @@ from sidera.items.transitions import TransitionDelta
 FEW = 5
 """An item with so many train events borrows no more; below it, the less the more it has."""
 
-NEAREST = 20
+NEAREST = 3
 """Items that one borrows from."""
 
 OWN_FOLLOWERS = 20

@@ -116,16 +116,26 @@ def side_by_side(
     if not len(item_X):
         return item_X, mass_X, mass_X
     item_S, order, first_S = _grouped(item_X)
-    mass_X = mass_X[order]
-    one_S = np.add.reduceat(np.where(order < count, mass_X, 0.0), first_S)
-    return item_S, one_S, np.add.reduceat(np.where(order < count, 0.0, mass_X), first_S)
+    mass_X, of_one_X = mass_X[order], order < count
+    return item_S, np.add.reduceat(mass_X * of_one_X, first_S), np.add.reduceat(mass_X * ~of_one_X, first_S)
 
 
 def _grouped(
     item_X: npt.NDArray[np.int64],
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Items each once and sorted, the order that sorts entries by item, and where in it each item's begin."""
-    order = item_X.argsort(kind="stable")
-    sorted_X = item_X[order]
-    first_S = np.flatnonzero(np.concatenate([[True], sorted_X[1:] != sorted_X[:-1]]))
-    return sorted_X[first_S], order, first_S
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Items each once and sorted, the order that sorts entries by item, and where in it each item's begin.
+
+    An item and its place are one number meanwhile: such are sorted in half the time of an order. Items are below 2^31,
+    and so are entries.
+    """
+    bits = len(item_X).bit_length()
+    packed_X = item_X << bits
+    packed_X |= np.arange(len(item_X))
+    packed_X.sort()
+    order = packed_X & ((1 << bits) - 1)
+    packed_X >>= bits
+    begins_X = np.empty(len(item_X), dtype=np.bool_)
+    begins_X[0] = True
+    np.not_equal(packed_X[1:], packed_X[:-1], out=begins_X[1:])
+    first_S = begins_X.nonzero()[0]
+    return packed_X[first_S], order, first_S

@@ -26,8 +26,8 @@ Run = tuple[Integers, Integers]
 
 _UNIT = 2.0**-20
 _DAY = 86_400.0
-_MOST_HALF_LIVES = 30.0
-"""An event so much newer than the reference counts no more than that: counts stay whole numbers of 64 bits."""
+_MOST_HALF_LIVES = 20.0
+"""An event so much newer than the reference counts no more than that: millions of them add up in 64 bits."""
 
 _ENTRY_BYTES = 16
 _KEPT = 0.9

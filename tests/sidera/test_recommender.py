@@ -319,7 +319,8 @@ def test_what_neighbours_knew_of_removed_items_goes_to_the_others(model: Languag
     first = catalog.name(int(numbers[0]))[0]
     gone = [catalog.name(int(number))[0] for number in numbers[[2, 7]]]
     changed = catalog.without_items([("films", item_id) for item_id in gone], 2)
-    for snapshot, count in ((catalog, 40), (changed, 38)):
+    popular = [("films", catalog.name(int(number))[0]) for number in numbers[:8]]
+    for snapshot, count in ((catalog, 40), (changed, 38), (catalog.without_items(popular, 2), 32)):
         recommender = Recommender(model, snapshot, max_history=4, beam_width=40, neighbours=neighbours)
         (answer,) = recommender.recommend([Query("films", (("films", first),), 40, exclude_history=False)])
         assert len(answer.items) == count

@@ -193,7 +193,7 @@ class World:
                 ],
             ),
             known=KnownMass.build(
-                [np.array(self.leaves(request.domain, dict(request.known))) for request in requests],
+                [np.array(self.leaves(request.domain, dict(request.known)), dtype=np.int64) for request in requests],
                 [np.array([mass for sid, mass in request.known if self._exists(request, sid)]) for request in requests],
                 [request.shared for request in requests],
                 torch.cat([torch.zeros(1), torch.tensor(np.concatenate([*self.shared.values()])).cumsum(0)]),

@@ -1,11 +1,14 @@
+import random
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sidera.beam_search import beam_search
-from sidera.decoding.known_mass import KnownMass
+from sidera.decoding.known_mass import AllSums, KnownMass, ListedSums
 from sidera.language_model import LanguageModel
 from tests.sidera.worlds import VOCABULARY, Request, World, random_backbone, random_sids
 
@@ -15,12 +18,14 @@ def world() -> World:
     return World(LanguageModel(random_backbone(), VOCABULARY), {"films": random_sids(np.random.default_rng(5), 50)})
 
 
-def test_the_mass_of_a_range_is_the_sum_of_its_leaves() -> None:
+@pytest.mark.parametrize("few_sums", [0, 100])
+def test_the_mass_of_a_range_is_the_sum_of_its_leaves(few_sums: int) -> None:
     known = KnownMass.build(
         [np.array([7, 2, 4]), np.array([5])],
         [np.array([0.1, 0.2, 0.05]), np.array([0.5])],
         [0.25, 0.0],
         torch.tensor([0, 0, 0.5, 0.5, 0.75, 0.75, 1, 1, 1], dtype=torch.float64),
+        few_sums=few_sums,
     )
     assert known is not None
     boundary_BKX = torch.tensor([[[0, 2, 5, 5], [3, 4, 7, 8]], [[0, 5, 6, 8], [3, 3, 3, 3]]])
@@ -31,6 +36,29 @@ def test_the_mass_of_a_range_is_the_sum_of_its_leaves() -> None:
     found = known.log_mass(boundary_BKX).exp().tolist()
     assert found == [[pytest.approx(row) for row in rows] for rows in expected]
     assert known.rest_B.tolist() == pytest.approx([0.4, 0.5])
+
+
+MASSES = st.dictionaries(st.integers(0, 39), st.floats(0, 1 / 64), max_size=30)
+
+
+@given(st.lists(st.tuples(MASSES, st.floats(0, 0.5)), min_size=1, max_size=3), st.randoms(use_true_random=False))
+def test_sums_of_all_leaves_give_the_bits_that_a_search_in_the_listed_ones_gives(
+    requests: list[tuple[dict[int, float], float]], draw: random.Random
+) -> None:
+    shared_N = np.array([draw.random() + 0.01 for _ in range(40)])
+    shared_below_N = torch.from_numpy(np.concatenate([[0.0], np.cumsum(shared_N / shared_N.sum())]))
+    leaves = [np.array(list(own), dtype=np.int64) for own, _ in requests]
+    masses = [np.array(list(own.values())) for own, _ in requests]
+    weights = [weight for _, weight in requests]
+    listed = KnownMass.build(leaves, masses, weights, shared_below_N, few_sums=0)
+    whole = KnownMass.build(leaves, masses, weights, shared_below_N)
+    assert (listed is None) == (whole is None)
+    if listed is not None and whole is not None:
+        assert isinstance(listed.sums, ListedSums)
+        assert isinstance(whole.sums, AllSums)
+        boundary_BKX = torch.tensor([[sorted(draw.choices(range(41), k=6)) for _ in range(4)] for _ in requests])
+        assert torch.equal(listed.log_mass(boundary_BKX), whole.log_mass(boundary_BKX))
+        assert torch.equal(listed.rest_B, whole.rest_B)
 
 
 def test_where_nothing_is_known_there_is_nothing_to_add() -> None:

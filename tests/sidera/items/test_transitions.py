@@ -181,3 +181,17 @@ def test_counts_of_events_are_not_written_into_a_bundle(tmp_path: Path) -> None:
     delta = TransitionDelta().added(np.array([A]), np.array([B]), np.array([1.0]))
     with pytest.raises(CatalogError, match="make them anew"):
         save_neighbours(neighbours({}).with_transitions(delta), tmp_path / "neighbours.safetensors")
+
+
+def test_a_transition_that_many_took_long_after_training_counts_what_they_add_up_to() -> None:
+    rule = TransitionRule(window=1, backward=0.0, half_life_days=1.0)
+    users = 20_000
+    before_X, after_X, count_X = pairs_of(
+        np.tile([1, 2], users),
+        np.full(2 * users, 1e12),
+        np.full(2 * users, 10.0),
+        rule,
+        user_E=np.arange(2 * users) // 2,
+    )
+    item_K, count_K = TransitionDelta().added(before_X, after_X, count_X).of(1)
+    assert (item_K.tolist(), count_K.tolist()) == ([2], [users * 10.0 * 10.0 * 2.0**20])
