@@ -1,11 +1,10 @@
 """What requests and answers about events and users look like.
 
-The rows of a batch are checked by one call of the schema library that makes no object a row, where every row is plain,
-as nearly all are. What that call refuses is read row by row, which tells each row's sender what is wrong with it.
+A batch whose rows are all plain, as nearly all are, is read from its bytes by one call of the schema library. What that
+call refuses is read row by row, which tells each row's sender what is wrong with it.
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -20,9 +19,7 @@ from pydantic import (
     Tag,
     TypeAdapter,
     ValidationError,
-    ValidatorFunctionWrapHandler,
     WithJsonSchema,
-    WrapValidator,
     with_config,
 )
 
@@ -36,7 +33,8 @@ _NO_TIME = 1e18
 _PLAIN_TIME = 9e9
 """Seconds below which a whole number of microseconds is exact as a float."""
 
-_UNDELETABLE = "/history"
+_HISTORY = "/history"
+_STEPS = (".", "..")
 _VIEW = "view"
 
 
@@ -63,8 +61,15 @@ def _microseconds(value: object) -> int:
     return round(value * 1_000_000)
 
 
+def _is_deletable(user_id: str) -> bool:
+    """Whether a path can name the user, so that what is stored can be forgotten."""
+    return not user_id.endswith(_HISTORY) and user_id not in _STEPS
+
+
 def _deletable(value: str) -> str:
-    if value.endswith(_UNDELETABLE):
+    if value in _STEPS:
+        raise ValueError("'.' and '..' are steps of a path, which clients leave out; send another user id")
+    if not _is_deletable(value):
         raise ValueError("'/history' ends the path of a user's history; leave it out of the user id")
     return value
 
@@ -128,27 +133,32 @@ class _PlainRow:
     type: Annotated[str, Field(strict=True, min_length=1, max_length=32)] = _VIEW
 
 
-_PLAIN_ROWS = TypeAdapter(Annotated[list[_PlainRow], Field(strict=True, min_length=1)])
+@with_config(ConfigDict(extra="forbid"))
+@dataclass(slots=True)
+class _PlainBatch:
+    events: Annotated[list[_PlainRow], Field(strict=True, min_length=1)]
+
+
+_PLAIN_BATCH = TypeAdapter(_PlainBatch)
+
+
+def plain_events(body: bytes) -> list[Event] | None:
+    """The events of a batch in which every row is plain, as an :class:`EventBatch` has them; None of another body."""
+    try:
+        rows = _PLAIN_BATCH.validate_json(body).events
+    except ValidationError:
+        return None
+    if not all(_is_deletable(row.user_id) for row in rows):
+        return None
+    return [
+        Event(row.event_id, row.user_id, row.domain, row.item_id, row.type, round(row.timestamp * 1_000_000))
+        for row in rows
+    ]
 
 
 def _event_or_invalid(value: object) -> Event | InvalidRow:
     row = row_or_invalid(EventRow, value, "event_id")
     return row if isinstance(row, InvalidRow) else row.event()
-
-
-def _rows_at_once(value: Any, one_by_one: ValidatorFunctionWrapHandler) -> Sequence[Event | InvalidRow]:
-    """The rows of a batch, as reading them one by one gives them."""
-    try:
-        rows = _PLAIN_ROWS.validate_python(value)
-    except ValidationError:
-        rows = []
-    if not rows or any(row.user_id.endswith(_UNDELETABLE) for row in rows):
-        read: Sequence[Event | InvalidRow] = one_by_one(value)
-        return read
-    return [
-        Event(row.event_id, row.user_id, row.domain, row.item_id, row.type, round(row.timestamp * 1_000_000))
-        for row in rows
-    ]
 
 
 class EventBatch(Request):
@@ -162,7 +172,6 @@ class EventBatch(Request):
             ]
         ],
         Field(min_length=1),
-        WrapValidator(_rows_at_once),
     ]
 
 

@@ -27,9 +27,9 @@ _MOST_LISTED = 1000
 
 
 class _WholeUser(PathConvertor):
-    """A user id in a path, of any characters: the path of a user's history is not that of a user ``.../history``."""
+    """A user id in a path, of any characters, up to the ``/history`` that ends the path of a user's history."""
 
-    regex = "(?s:.*)(?<!/history)"
+    regex = r"(?s:(?:(?!/history\Z).)*)"
 
 
 register_url_convertor("user", _WholeUser())

@@ -137,12 +137,16 @@ class EventDesk:
 
     def history(self, events: Sequence[StoredEvent]) -> UserHistory:
         """What events say of a user's wishes."""
-        newest = {(event.domain, event.item_id): self.weights.get(event.kind, 0.0) for event in events}
+        weights = [self.weights.get(event.kind, 0.0) for event in events]
+        # What counts nothing, like an impression, says nothing of what the user wants.
+        newest = {
+            (event.domain, event.item_id): weight for event, weight in zip(events, weights, strict=True) if weight
+        }
         disliked = frozenset(key for key, weight in newest.items() if weight < 0)
         wanted = [
             (event.domain, event.item_id)
-            for event in events
-            if self.weights.get(event.kind, 0.0) > 0 and (event.domain, event.item_id) not in disliked
+            for event, weight in zip(events, weights, strict=True)
+            if weight > 0 and (event.domain, event.item_id) not in disliked
         ]
         return UserHistory(tuple(wanted[-self._most_history :]), disliked if self._exclude_disliked else frozenset())
 

@@ -24,6 +24,6 @@ def read_kinds(text: str) -> Mapping[str, float]:
             weights[found[1]] = float(found[2])
         except ValueError:
             raise ValueError(f"the weight of {found[1]!r} is no number; write it like '{found[1]}=1'") from None
-        if not math.isfinite(weights[found[1]]) or abs(weights[found[1]]) > 100:
-            raise ValueError(f"the weight of {found[1]!r} is not from -100 to 100; lower it")
+        if not math.isfinite(weights[found[1]]) or abs(weights[found[1]]) > 10:
+            raise ValueError(f"the weight of {found[1]!r} is not from -10 to 10; lower it")
     return weights

@@ -124,17 +124,17 @@ class EventMemory:
         """
         with self._round:
             snapshot = self._catalog()
-            if (
-                not self._is_whole
-                or snapshot.numbering != self._snapshot.numbering
-                or self._store.version() < self._version  # the database went back to an older state
-            ):
+            if not self._is_whole or snapshot.numbering != self._snapshot.numbering:
                 self._rebuild(lambda: None)
                 return True
             self._give_way()
             with self._lock:
                 self._snapshot = snapshot
-                return self._take_page()
+                new = self._store.since(self._version)
+                if new is None or new.version > self._version:
+                    return self._take_page(new)
+            self._rebuild(lambda: None)  # the database went back to an older state
+            return True
 
     def forget(self, user_id: str) -> None:
         """Take back at once what a deleted user added; waits for a page of events that is being learnt, no longer."""
@@ -178,8 +178,8 @@ class EventMemory:
             self._is_whole = True
             self._put_into_use()
 
-    def _take_page(self) -> bool:
-        new, registered = self._store.since(self._version), self._registered()
+    def _take_page(self, new: NewEvents | None) -> bool:
+        registered = self._registered()
         again = {user_id for user_id in self._unknown.users_of(registered) if user_id in self._ledger}
         changed = new is not None or bool(again)
         if changed:
@@ -240,18 +240,22 @@ class EventMemory:
 
     def _events(self, histories: Sequence[Sequence[StoredEvent]]) -> list[Events]:
         """Each user's events as the ledger keeps them."""
-        rows, weights, catalog = [], self._weights, self._snapshot.catalog
-        for user_id, domain, item_id, kind, happened_us, version, position in chain.from_iterable(histories):
-            number = self._numbers.of(catalog, domain, item_id)
-            if number is None:
-                number = -1
-                self._unknown.add((domain, item_id), user_id)
-            place, learnt_us = self._domain(domain)
-            weight = weights.get(kind, 0.0)
-            rows.append((happened_us, version, position, number, place, weight, happened_us > learnt_us))
-        every = np.array(rows, dtype=RECORD).tobytes()
+        every = list(chain.from_iterable(histories))
+        record_E = np.empty(len(every), dtype=RECORD)
+        if every:
+            users, domains, items, kinds, happened_us, versions, positions = zip(*every, strict=True)
+            numbers = self._numbers.of_all(self._snapshot.catalog, list(zip(domains, items, strict=True)))
+            for place in (place for place, number in enumerate(numbers) if number is None):
+                self._unknown.add((domains[place], items[place]), users[place])
+            known = {domain: self._domain(domain) for domain in dict.fromkeys(domains)}
+            record_E["happened_us"], record_E["version"], record_E["position"] = happened_us, versions, positions
+            record_E["number"] = [-1 if number is None else number for number in numbers]
+            record_E["domain"] = [known[domain][0] for domain in domains]
+            record_E["weight"] = [self._weights.get(kind, 0.0) for kind in kinds]
+            record_E["counted"] = record_E["happened_us"] > np.array([known[domain][1] for domain in domains])
         ends = accumulate((len(own) * RECORD.itemsize for own in histories), initial=0)
-        return [every[begin:end] for begin, end in pairwise(ends)]
+        taken = record_E.tobytes()
+        return [taken[begin:end] for begin, end in pairwise(ends)]
 
     def _domain(self, domain: str) -> tuple[int, int]:
         """Which of the domains seen so far it is, and until when the bundle was trained in it, in microseconds."""

@@ -1,6 +1,7 @@
 """Remembers the numbers of items: the same few thousand are asked for again and again."""
 
 import weakref
+from collections.abc import Sequence
 
 from sidera.catalog import Catalog
 
@@ -18,9 +19,13 @@ class ItemNumbers:
 
     def of(self, catalog: Catalog, domain: str, item_id: str) -> int | None:
         """The number of an item, None if the catalog does not hold it."""
+        return self.of_all(catalog, [(domain, item_id)])[0]
+
+    def of_all(self, catalog: Catalog, keys: Sequence[tuple[str, str]]) -> list[int | None]:
+        """The numbers of items by domain and id, None of those that the catalog does not hold."""
         if self._catalog is None or self._catalog() is not catalog or len(self._numbers) >= self._most:
             self._catalog, self._numbers = weakref.ref(catalog), {}
-        key = domain, item_id
-        if key not in self._numbers:
-            self._numbers[key] = catalog.find(domain, item_id)
-        return self._numbers[key]
+        known = self._numbers
+        for key in set(keys).difference(known):
+            known[key] = catalog.find(*key)
+        return [known[key] for key in keys]

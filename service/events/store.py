@@ -1,32 +1,30 @@
 """Keeps events in the database of the catalog: the same few statements for SQLite and PostgreSQL, however many rows.
 
-Rows go in and come out as one JSON text, which the database takes apart or makes. So a thousand events are one
-statement and one row of answer, and Python computes next to nothing meanwhile: a driver that fetches row by row lets
-other threads run, and waits for them, once a row. Every transaction raises the one version first, which orders writers
-(``tables``). Of each user the newest ``most`` events count. Older ones are pruned as new ones come: an eighth more is
-left at most, a writer.
+Rows go in and come out as a few long texts, which the database takes apart or makes (:mod:`service.events.texts`). So a
+thousand events are one statement and one row of answer, and Python computes next to nothing meanwhile: a driver that
+fetches row by row lets other threads run, and waits for them, once a row. Every transaction raises the one version
+first, which orders writers (``tables``). Of each user the newest ``most`` events count. Older ones are pruned as new
+ones come: an eighth more is left at most, a writer.
 """
 
-import json
 import time
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter, itemgetter
-from typing import Any
 
 import sqlalchemy as sa
 
 from service.catalog.database import Database
 from service.events.rows import DeletedUser, Event, NewEvents, Outcome, StoredEvent
 from service.events.tables import DELETED_USERS, EVENT_STATE, EVENTS
+from service.events.texts import COLUMNS, Texts, events_in
 
 _MOST_COUNTED_USERS = 100_000
 _FETCHED = 20_000
 _PAGE = 10_000
 """Events that memory takes over at once: what is deleted meanwhile waits for so many."""
 
-_COLUMNS = "user_id, domain, item_id, kind, happened_us, version, position"
 _NEWEST_FIRST = "happened_us DESC, version DESC, position DESC"
 _RAISE = sa.text("UPDATE event_state SET version = version + 1 RETURNING version")
 _VERSION = sa.select(EVENT_STATE.c.version)
@@ -47,18 +45,15 @@ class EventStore:
         self._database = database
         self._most = most
         self._counts = _Counts(most + max(1, most // 8))
-        rows, of_users = "json_each(:rows)", "user_id IN (SELECT value FROM json_each(:users))"
-        if database.is_postgres:
-            rows, of_users = "json_array_elements(CAST(:rows AS json))", "user_id = ANY(CAST(:users AS text[]))"
-        fields = ", ".join(f"value->>{place}" for place in range(5))
+        self._texts = Texts(database.is_postgres)
+        of_users = self._texts.in_users
         self._insert = sa.text(
-            f"INSERT INTO user_events (event_id, {_COLUMNS}) SELECT {fields}, CAST(value->>5 AS BIGINT), "  # noqa: S608
-            f"CAST(:version AS BIGINT), CAST(value->>6 AS INTEGER) FROM {rows} WHERE NOT EXISTS (SELECT 1 FROM "
-            "deleted_users AS gone WHERE gone.user_id = value->>1 AND gone.deleted_us >= CAST(value->>5 AS BIGINT)) "
+            f"INSERT INTO user_events (event_id, {COLUMNS}) SELECT event_id, user_id, domain, item_id, kind, "  # noqa: S608
+            f"happened_us, CAST(:version AS BIGINT), place FROM {self._texts.rows} WHERE NOT EXISTS (SELECT 1 FROM "
+            "deleted_users AS gone WHERE gone.user_id = given.user_id AND gone.deleted_us >= given.happened_us) "
             "ON CONFLICT (event_id) DO NOTHING"
         ).execution_options(preserve_rowcount=True)
-        array, row = ("json_agg", "json_build_array") if database.is_postgres else ("json_group_array", "json_array")
-        found = f"SELECT CAST({array}({row}({_COLUMNS})) AS TEXT) FROM user_events WHERE"  # noqa: S608
+        found = f"SELECT {self._texts.joined} FROM user_events WHERE"  # noqa: S608
         self._of_users = sa.text(f"{found} {of_users}")
         self._within = sa.text(f"{found} {_WITHIN}")
         self._forgotten = sa.text(f"SELECT user_id, deleted_us FROM deleted_users WHERE {of_users}")  # noqa: S608
@@ -82,22 +77,18 @@ class EventStore:
         Returns:
             One outcome an event, in order; of equal ids the first one is stored.
         """
-        first: dict[str, int] = {}
-        for place, event in enumerate(events):
-            first.setdefault(event.event_id, place)
-        text = json.dumps([(*events[place], place) for place in first.values()], ensure_ascii=False)
+        count = len(events)
+        first = dict(zip((event.event_id for event in reversed(events)), range(count - 1, -1, -1), strict=True))
+        kept = events if len(first) == count else [events[place] for place in sorted(first.values())]
         with self._database.writing() as connection:
             version = connection.execute(_RAISE).scalar_one()
-            inserted = connection.execute(self._insert, {"rows": text, "version": version}).rowcount
+            inserted = connection.execute(self._insert, {"version": version, **self._texts.given(kept)}).rowcount
             stored = set(first)
             if inserted < len(first):
                 stored = set(connection.execute(_STORED_AT, {"version": version}).scalars())
-            known = [events[place] for event_id, place in first.items() if event_id not in stored]
-            forgotten = self._forgotten_of(connection, known)
-            added = [events[place].user_id for event_id, place in first.items() if event_id in stored]
-            grown = self._grown(connection, added)
-        for user_id, count in grown.items():
-            self._counts.set(user_id, count)
+            forgotten = self._forgotten_of(connection, [event for event in kept if event.event_id not in stored])
+            grown = self._grown(connection, [event.user_id for event in kept if event.event_id in stored])
+        self._counts.update(grown)
         return [
             "forgotten"
             if event.event_id in forgotten
@@ -115,6 +106,8 @@ class EventStore:
     def since(self, version: int, page: int = _PAGE) -> NewEvents | None:
         """What was committed after a version, the oldest first; None if nothing was.
 
+        A database that went back to an older state tells its own version, and no events.
+
         Args:
             page: so many events are enough; whole transactions are told, so the last one may bring some more.
         """
@@ -122,11 +115,13 @@ class EventStore:
             now = int(connection.execute(_VERSION).scalar_one())
             if now == version:
                 return None
+            if now < version:
+                return NewEvents(now, (), ())
             end = connection.scalar(_PAGE_END, {"after": version, "last": page - 1})
             span = {"after": version, "until": now if end is None else end}
             deleted = tuple(connection.execute(_DELETED_WITHIN, span).scalars())
-            text = connection.execute(self._within, span).scalar_one()
-        events = sorted(_events_in(text), key=itemgetter(5, 6))
+            joined = connection.execute(self._within, span).one()
+        events = sorted(events_in(joined), key=itemgetter(5, 6))
         return NewEvents(span["until"], deleted, events, is_page=span["until"] < now)
 
     def all_beyond(self, learnt_us: Mapping[str, int]) -> Iterator[tuple[int, list[list[StoredEvent]]]]:
@@ -141,7 +136,7 @@ class EventStore:
         beyond = [sa.and_(EVENTS.c.domain == domain, EVENTS.c.happened_us > time) for domain, time in learnt_us.items()]
         users = sa.select(EVENTS.c.user_id).where(sa.or_(EVENTS.c.domain.not_in(list(learnt_us)), *beyond))
         order = (EVENTS.c.user_id, EVENTS.c.happened_us, EVENTS.c.version, EVENTS.c.position)
-        columns = [EVENTS.c[name] for name in _COLUMNS.split(", ")]
+        columns = [EVENTS.c[name] for name in StoredEvent._fields]
         query = sa.select(*columns).where(EVENTS.c.user_id.in_(users)).order_by(*order)
         with self._database.reading() as connection:
             version = int(connection.execute(_VERSION).scalar_one())
@@ -160,12 +155,16 @@ class EventStore:
         """Remove a user's events, and put the user on the list of deleted ones.
 
         Returns:
-            How many events were removed, and the time that the list says.
+            How many events were removed, and the time that the list says: now, or that of a later event, as a sender's
+            clock may be fast and the event be sent again.
         """
+        newest = sa.select(sa.func.max(EVENTS.c.happened_us)).where(EVENTS.c.user_id == user_id)
+        before = sa.select(DELETED_USERS.c.deleted_us).where(DELETED_USERS.c.user_id == user_id)
         gone = EVENTS.delete().where(EVENTS.c.user_id == user_id)
         with self._database.writing() as connection:
             version = connection.execute(_RAISE).scalar_one()
-            deleted_us = time.time_ns() // 1000
+            known = (connection.scalar(newest), connection.scalar(before))
+            deleted_us = max(time.time_ns() // 1000, *(one or 0 for one in known))
             removed = connection.execute(gone).rowcount
             connection.execute(DELETED_USERS.delete().where(DELETED_USERS.c.user_id == user_id))
             values = {"user_id": user_id, "deleted_us": deleted_us, "version": version}
@@ -183,40 +182,31 @@ class EventStore:
     def _histories(self, connection: sa.Connection, users: Sequence[str]) -> dict[str, list[StoredEvent]]:
         found: dict[str, list[StoredEvent]] = {}
         if users:
-            for event in _events_in(connection.execute(self._of_users, self._named(users)).scalar_one()):
+            for event in events_in(connection.execute(self._of_users, self._texts.users(users)).one()):
                 found.setdefault(event.user_id, []).append(event)
         for events in found.values():
             events.sort(key=_order)
             del events[: -self._most]
         return found
 
-    def _named(self, users: Sequence[str]) -> dict[str, Any]:
-        """Users as the parameter of a statement; however many they are, it stays the same statement."""
-        return {"users": list(users) if self._database.is_postgres else json.dumps(list(users), ensure_ascii=False)}
-
     def _forgotten_of(self, connection: sa.Connection, events: Sequence[Event]) -> set[str]:
         """The ids of those that happened before their user was deleted."""
         if not events:
             return set()
-        users = self._named(sorted({event.user_id for event in events}))
+        users = self._texts.users(sorted({event.user_id for event in events}))
         deleted = {row[0]: row[1] for row in connection.execute(self._forgotten, users)}
         return {event.event_id for event in events if event.happened_us <= deleted.get(event.user_id, -1)}
 
     def _grown(self, connection: sa.Connection, added: Sequence[str]) -> dict[str, int]:
         """How many events the users of added ones have now; who has too many is pruned."""
-        grown: dict[str, int] = {}
-        unknown = set()
-        for user_id in added:
-            count = grown.get(user_id, self._counts.get(user_id))
-            if count is None:
-                unknown.add(user_id)
-            else:
-                grown[user_id] = count + 1
-        if unknown:
-            grown |= {row[0]: row[1] for row in connection.execute(self._count, self._named(sorted(unknown)))}
+        new = Counter(added)
+        grown = {user_id: count + new[user_id] for user_id, count in self._counts.of(new).items()}
+        if unknown := new.keys() - grown.keys():
+            found = connection.execute(self._count, self._texts.users(sorted(unknown)))
+            grown |= {row[0]: row[1] for row in found}
         full = [user_id for user_id, count in grown.items() if count > self._counts.most]
         if full:
-            connection.execute(self._prune, self._named(full) | {"most": self._most})
+            connection.execute(self._prune, self._texts.users(full) | {"most": self._most})
         return grown | dict.fromkeys(full, self._most)
 
 
@@ -226,27 +216,21 @@ class _Counts:
     def __init__(self, most: int) -> None:
         """More than ``most`` are too many."""
         self.most = most
-        self._counts: OrderedDict[str, int] = OrderedDict()
+        self._counts: dict[str, int] = {}
 
-    def get(self, user_id: str) -> int | None:
-        """The count of a user; None if it is not known."""
-        return self._counts.get(user_id)
+    def of(self, users: Iterable[str]) -> dict[str, int]:
+        """The counts of users, as far as they are known."""
+        return {user_id: count for user_id in users if (count := self._counts.get(user_id)) is not None}
 
-    def set(self, user_id: str, count: int) -> None:
-        """A user has so many events now."""
-        self._counts.pop(user_id, None)  # to the end; another thread may forget the user meanwhile
-        self._counts[user_id] = count
-        if len(self._counts) > _MOST_COUNTED_USERS:
-            self._counts.popitem(last=False)
+    def update(self, counts: Mapping[str, int]) -> None:
+        """Users have so many events now; who came first is forgotten first."""
+        self._counts.update(counts)
+        while len(self._counts) > _MOST_COUNTED_USERS:
+            self._counts.pop(next(iter(self._counts)), None)  # another thread may forget a user meanwhile
 
     def forget(self, user_id: str) -> None:
         """The count of a user is not known any more."""
         self._counts.pop(user_id, None)
-
-
-def _events_in(text: str | None) -> Iterator[StoredEvent]:
-    """The events of a JSON array of rows; PostgreSQL gives none for no rows."""
-    return map(StoredEvent._make, json.loads(text or "[]"))
 
 
 def _order(event: StoredEvent) -> tuple[int, int, int]:

@@ -1,5 +1,6 @@
 """Start, readiness, death and stop of a service."""
 
+import gc
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -223,3 +224,11 @@ def test_a_database_that_does_not_answer_keeps_the_service_ready_with_what_it_ha
         store.down = True
         assert client.get("/health/ready").status_code == 200
         assert client.post("/recommend", json={"domain": "drama"}).status_code == 200
+
+
+def test_a_service_looks_for_garbage_less_often_until_it_stops(tmp_path: Path) -> None:
+    before = gc.get_threshold()
+    with serving(tmp_path / "items.db"):
+        assert gc.get_threshold()[0] > before[0]
+        assert gc.get_threshold()[1:] == before[1:]
+    assert gc.get_threshold() == before

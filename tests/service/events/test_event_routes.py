@@ -3,13 +3,16 @@
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from starlette.testclient import TestClient
 
 from service.event_schemas import EventResult, EventsAnswer
 from service.events.counting import Counting
+from service.security.keys import file_entry
 from sidera.items.transitions import TransitionRule
 from tests.postgres import Postgres
 from tests.service.events.made_up import body
@@ -52,6 +55,49 @@ def test_answers_are_the_bytes_that_their_schema_writes(client: TestClient) -> N
     assert batch.text == EventsAnswer.model_validate_json(batch.text).model_dump_json()
     single = client.post("/events", json=body("e", "anna", "drama-0", 20))
     assert single.text == EventResult.model_validate_json(single.text).model_dump_json()
+
+
+@pytest.mark.parametrize(
+    "odd", [{}, {"timestamp": 9e9 - 1}, {"type": "stare"}, {"domain": "no/domain"}, {"domain": "new"}]
+)
+def test_a_plain_batch_gets_the_answer_that_it_gets_row_by_row(serve: Serve, odd: dict[str, Any]) -> None:
+    client = serve(event_weights="view=1", event_skew_seconds=0)
+    client.delete("/users/gone")
+
+    def answer(prefix: str, content_type: str) -> str:
+        rows = [body(f"{prefix}-{item}", "anna", item, 20) for item in ("drama-0", "drama-1", "nothing")]
+        rows += [
+            rows[0],
+            body(f"{prefix}-gone", "gone", "drama-0", 20),
+            body(f"{prefix}-odd", "ben", "drama-0", 20) | odd,
+        ]
+        text = json.dumps({"events": rows})
+        told = client.post("/events", content=text, headers={"content-type": content_type})
+        assert told.status_code == 200
+        return told.text.replace(prefix, "")
+
+    assert answer("at-once", "application/json") == answer("by-row", "application/json; charset=utf-8")
+
+
+def test_a_plain_batch_is_within_the_limit_of_rows_or_refused(serve: Serve) -> None:
+    client = serve(max_events=2)
+    rows = [body(str(number), "anna", "drama-0", 20) for number in range(3)]
+    assert [row["outcome"] for row in post(client, *rows[:2])] == ["accepted"] * 2
+    refused = client.post("/events", json={"events": rows})
+    assert (refused.status_code, refused.json()["error"]["field"]) == (422, "events")
+
+
+def test_a_plain_batch_needs_a_key_that_may_send_events(serve: Serve, tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    entries = [
+        file_entry("sender", "sender-key", ["events"], None),
+        file_entry("reader", "its-key", ["tokenize"], None),
+    ]
+    path.write_text("".join(f"- {entry}\n" for entry in entries))
+    client = serve(api_keys_file=path)
+    for key, status in (("sender-key", 200), ("its-key", 403), ("nobodys-key", 401)):
+        told = client.post("/events", json={"events": [body("a", "anna", "x", 20)]}, headers={"x-api-key": key})
+        assert told.status_code == status
 
 
 def test_each_row_is_answered_by_itself(client: TestClient) -> None:
@@ -218,6 +264,22 @@ def test_the_path_of_a_history_deletes_no_user(serve: Serve) -> None:
     assert client.delete("/users/anna/b").json()["user_id"] == "anna/b"
     refused = client.post("/events", json=body("e", "anna/history", "drama-0", 20)).json()
     assert refused["error"]["message"].startswith("'/history' ends the path of a user's history")
+
+
+@pytest.mark.parametrize("user_id", ["history", "a/b", "history/a", "historyhistory", "a?b#c", " ", "\N{SNOWMAN}"])
+def test_every_user_who_can_be_stored_can_be_read_and_deleted(serve: Serve, user_id: str) -> None:
+    client = serve(learning_model())
+    path = f"/users/{quote(user_id, safe='')}"
+    assert post(client, body("e", user_id, "drama-0", 20))[0]["outcome"] == "accepted"
+    assert [event["item_id"] for event in client.get(f"{path}/history").json()["events"]] == ["drama-0"]
+    assert client.delete(path).json()["removed_events"] == 1
+
+
+@pytest.mark.parametrize("user_id", [".", ".."])
+def test_a_user_whom_no_path_can_name_is_refused(serve: Serve, user_id: str) -> None:
+    [told] = post(serve(learning_model()), body("e", user_id, "drama-0", 20))
+    assert (told["outcome"], told["error"]["field"]) == ("rejected", "user_id")
+    assert "steps of a path" in told["error"]["message"]
 
 
 def test_a_wrong_path_or_header_of_a_request_without_a_body_is_what_the_refusal_names(serve: Serve) -> None:

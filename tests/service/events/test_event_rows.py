@@ -1,6 +1,7 @@
-"""The rows of a batch are read all at once, and are what reading them one by one gives."""
+"""The rows of a plain batch are read all at once, and are what reading them one by one gives."""
 
 import gc
+import json
 import weakref
 from typing import Any
 
@@ -8,11 +9,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from service import event_schemas
-from service.event_schemas import EventBatch, EventRow
+from service.event_schemas import EventBatch, plain_events
 from service.events.numbers import ItemNumbers
 from service.events.rows import Event
-from service.schemas import InvalidRow, row_or_invalid
+from service.schemas import InvalidRow
 from sidera.catalog import create_catalog
 from tests.service.events.made_up import body
 from tests.service.fakes import SIZES, bundle_items, film
@@ -45,36 +45,48 @@ ROWS = st.lists(
 )
 
 
-def one_by_one(rows: list[Any]) -> list[Event | InvalidRow]:
-    read = [row_or_invalid(EventRow, row, "event_id") for row in rows]
-    return [row if isinstance(row, InvalidRow) else row.event() for row in read]
+def one_by_one(text: str) -> list[Event | InvalidRow]:
+    return list(EventBatch.model_validate(json.loads(text)).events)
+
+
+def is_read_alike(text: str) -> bool:
+    """Whether a body is read at once as it is row by row; False: it is not read at once."""
+    read = plain_events(text.encode())
+    assert read is None or read == one_by_one(text)
+    return read is not None
 
 
 @given(ROWS)
-@example([body("a", "anna", "drama-0", 1795366752.123457), body("b", "anna", "drama-0", 20)])
 @example([body("a", "anna/history", "drama-0", 20)])
 @example([body("a", "anna", "drama-0", 20, type="purchase"), body("a", "anna", "drama-0", "2026-01-01T00:00:00Z")])
 @settings(max_examples=500, deadline=None)
 def test_rows_read_at_once_are_those_read_one_by_one(rows: list[Any]) -> None:
-    assert list(EventBatch.model_validate({"events": rows}).events) == one_by_one(rows)
+    is_read_alike(json.dumps({"events": rows}))
 
 
 @given(st.floats(0, 8.9e9) | st.integers(0, 8_900_000_000))
+@example(1795366752.123457)
 @settings(deadline=None)
 def test_times_are_the_same_microseconds_either_way(seconds: float) -> None:
-    rows = [body("a", "anna", "drama-0", seconds)]
-    assert list(EventBatch.model_validate({"events": rows}).events) == one_by_one(rows)
+    assert is_read_alike(json.dumps({"events": [body("a", "anna", "drama-0", seconds)]}))
 
 
-def test_plain_rows_are_read_without_an_object_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [body(str(number), "anna", "drama-0", 20.5, type="purchase") for number in range(3)]
-    expected = one_by_one(rows)
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"event_id": "a", "event_id": "b", "user_id": "u", "domain": "d", "item_id": "i", "timestamp": 1e1}',
+        '{"event_id": "\\u00e4\\ud83d\\ude00/", "user_id": "u", "domain": "d", "item_id": "i", "timestamp": 1.50}',
+    ],
+)
+def test_json_is_read_alike_where_it_can_be_read_in_two_ways(text: str) -> None:
+    assert is_read_alike(f' {{"events": [], "events": [{text}]}} ')
 
-    def never(*_: object) -> None:
-        raise AssertionError("a plain row was read by itself")
 
-    monkeypatch.setattr(event_schemas, "row_or_invalid", never)
-    assert list(EventBatch.model_validate({"events": rows}).events) == expected
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"events": []}', '{"events": {}}', '{"events": [1]}', '{"events": [[]], "more": 1}']
+)
+def test_what_is_no_batch_of_plain_rows_is_not_read_at_once(text: str) -> None:
+    assert plain_events(text.encode()) is None
 
 
 def test_an_item_is_looked_up_once_a_snapshot() -> None:

@@ -23,8 +23,8 @@ def test_a_list_of_types_and_weights_is_read() -> None:
         ("view", "'view' is no kind of event"),
         ("view=1;skip=2", "is no kind"),
         ("view=much", "the weight of 'view' is no number"),
-        ("view=nan", "is not from -100 to 100"),
-        ("view=101", "is not from -100 to 100"),
+        ("view=nan", "is not from -10 to 10"),
+        ("view=11", "is not from -10 to 10"),
     ],
 )
 def test_a_list_that_is_none_is_refused_in_a_sentence_when_the_service_starts(text: str, sentence: str) -> None:

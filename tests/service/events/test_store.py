@@ -137,6 +137,16 @@ def test_a_deleted_user_is_gone_and_what_happened_before_stays_refused(store: Ev
     assert items(store.histories(["anna"])["anna"]) == ["z"]
 
 
+def test_an_event_of_a_clock_that_is_fast_does_not_come_back_once_its_user_was_deleted(store: EventStore) -> None:
+    later = time.time() + 200
+    store.add([event("a", "anna", "x", later)])
+    _, deleted_us = store.delete_user("anna")
+    assert deleted_us == round(later * 1_000_000)
+    assert store.add([event("a", "anna", "x", later)]) == ["forgotten"]
+    assert store.delete_user("anna") == (0, deleted_us), "deleted again, the user is not forgotten up to earlier"
+    assert store.add([event("b", "anna", "y", later + 1)]) == ["accepted"]
+
+
 def test_the_list_of_deleted_users_has_each_once_with_the_last_time_in_pages(store: EventStore) -> None:
     for user_id in ("c", "a", "b", "a"):
         last = store.delete_user(user_id)

@@ -76,6 +76,19 @@ def test_what_a_user_did_not_want_is_no_history_and_does_not_come_back(client: T
     assert model.batches[-1] == [expected]
 
 
+def test_an_event_that_counts_nothing_brings_no_disliked_item_back(serve: Serve, model: FakeModel) -> None:
+    client = serve(model, event_weights="view=1,impression=0,dislike=-1")
+    post(
+        client,
+        body("a", "anna", "drama-0", 20),
+        body("b", "anna", "drama-1", 21),
+        body("c", "anna", "drama-1", 22, type="dislike"),
+        body("d", "anna", "drama-1", 23, type="impression"),
+    )
+    recommend(client, user_id="anna")
+    assert model.batches[-1] == [Query("drama", (("drama", "drama-0"),), exclude=frozenset({"drama-1"}))]
+
+
 def test_a_setting_lets_disliked_items_come_back(serve: Serve, model: FakeModel) -> None:
     client = serve(model, exclude_disliked=False)
     post(client, body("a", "anna", "drama-1", 22, type="dislike"))
@@ -123,6 +136,9 @@ def test_a_deleted_user_is_forgotten_at_once_and_may_come_back_as_a_new_one(serv
     assert recommend(client, user_id="anna")["fallback"] == "prior"
     [late] = post(client, body("a", "anna", "drama-0", 20))
     assert (late["outcome"], late["error"]["field"]) == ("rejected", "user_id")
+    alone = client.post("/events", json=body("a", "anna", "drama-1", 20))
+    assert (alone.status_code, alone.json()["error"]["field"]) == (422, "user_id")
+    assert "stays forgotten" in alone.json()["error"]["message"]
     [new] = post(client, body("c", "anna", "drama-3", told["deleted_at"] + 1))
     assert new["outcome"] == "accepted"
     assert history(client, "anna") == ["drama-3"]
