@@ -2,8 +2,9 @@
 
 One process on SQLite, then one on PostgreSQL. Each run of recommendations at half the capacity is followed by the same
 one with events beside it, which come in batches at random times. The ratio of the two is that of a pair, so a machine
-that slows down slows both; a whole run with events goes before the first pair, as new tables and users cost more. Users
-and items of events are drawn at random, and all of them are newer than the bundle: every event is learnt from meanwhile.
+that slows down slows both; a whole run with events goes before the first pair, as new tables and users cost more.
+Users and items of events are drawn at random, and all of them are newer than the bundle: every event is learnt from
+meanwhile.
 """
 
 import asyncio
