@@ -22,7 +22,7 @@ from service.events.texts import COLUMNS, Texts, events_in
 
 _MOST_COUNTED_USERS = 100_000
 _FETCHED = 20_000
-_PAGE = 10_000
+_PAGE = 2_000
 """Events that memory takes over at once: what is deleted meanwhile waits for so many."""
 
 _NEWEST_FIRST = "happened_us DESC, version DESC, position DESC"
