@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 from starlette.responses import Response
@@ -20,7 +20,7 @@ from service.limits import check_size
 from service.metrics import Metrics
 from service.responses import error_detail
 from service.schemas import InvalidRow, invalid
-from service.security.scopes import Access, needs
+from service.security.scopes import Access
 from service.waiting import DeadlineHeader, collect, deadline_of
 from sidera.catalog import Catalog
 from sidera.errors import CatalogError
@@ -47,18 +47,19 @@ class _Patient(APIRoute):
             context: ServiceContext = request.app.state.context
             await context.runtime.patience.on_loop()
             is_plain = request.headers.get("content-type") == "application/json" and _DEADLINE not in request.headers
-            rows = plain_events(await request.body()) if is_plain else None
-            if rows is None:
-                return await handle(request)
-            await _ACCESS(request)
-            return await _answered(rows, request, context)
+            if is_plain:
+                await _ACCESS(request)
+                rows = plain_events(await request.body())
+                if rows is not None:
+                    return await _answered(rows, request, context)
+            return await handle(request)
 
         return wait_and_handle
 
 
 def event_router() -> APIRouter:
     """The route."""
-    router = APIRouter(tags=["events"], dependencies=[needs("events")], route_class=_Patient)
+    router = APIRouter(tags=["events"], dependencies=[Depends(_ACCESS)], route_class=_Patient)
 
     @router.post(
         "/events",

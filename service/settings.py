@@ -116,7 +116,7 @@ class Settings(BaseSettings):
 
     event_weights: str = Field(
         "view=1,click=1,play=1,like=1,cart=1,purchase=1,skip=-0.5,dislike=-1,return=-1",
-        description="types of events and what each counts; below 0: the user did not want the item",
+        description="types of events and what each counts, from -10 to 10; below 0: the user did not want the item",
     )
     event_skew_seconds: float = Field(
         300, ge=0, allow_inf_nan=False, description="how far in the future an event may lie; more is refused"

@@ -3,8 +3,6 @@
 The URL may hold a password: whatever is logged or raised names the database without it.
 """
 
-import math
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,9 +30,6 @@ _POSTGRES_ARGUMENTS = {
     "application_name": "sidera",
     "options": r"-c statement_timeout=300000 -c lock_timeout=10000 -c default_transaction_isolation=read\ committed",
 }
-_FRESH_SECONDS = 1.0
-"""A connection that was in use so lately is not asked whether it still lives: that is one more way there and back."""
-
 _DOWN = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
 """What the drivers raise when the database is gone, locked or full."""
 
@@ -129,36 +124,15 @@ def _engine(url: sa.URL) -> sa.Engine:
     """``hide_parameters``: a failed statement is told without the texts of items."""
     if url.drivername == _POSTGRES:
         try:
-            engine = sa.create_engine(
-                url, hide_parameters=True, pool_timeout=10, pool_use_lifo=True, connect_args=_POSTGRES_ARGUMENTS
+            return sa.create_engine(
+                url, hide_parameters=True, pool_pre_ping=True, pool_timeout=10, connect_args=_POSTGRES_ARGUMENTS
             )
         except ModuleNotFoundError as error:
             raise StoreError("PostgreSQL needs its driver; install it with: pip install 'sidera[postgres]'") from error
-        _ask_idle_connections(engine)
-        return engine
     engine = sa.create_engine(url, hide_parameters=True)
     sa.event.listen(engine, "connect", _prepare_sqlite)
     sa.event.listen(engine, "begin", _begin_sqlite)
     return engine
-
-
-def _ask_idle_connections(engine: sa.Engine) -> None:
-    """Ask a connection whether it lives when it comes out of the pool, unless it went in a moment ago."""
-
-    def goes_in(connection: object, record: sa.pool.ConnectionPoolEntry) -> None:
-        record.info["in_since"] = time.monotonic()
-
-    def comes_out(
-        connection: sa.engine.interfaces.DBAPIConnection, record: sa.pool.ConnectionPoolEntry, proxy: object
-    ) -> None:
-        if time.monotonic() - record.info.get("in_since", math.inf) > _FRESH_SECONDS:
-            try:
-                engine.dialect.do_ping(connection)
-            except engine.dialect.loaded_dbapi.Error as error:
-                raise sa.exc.InvalidatePoolError from error  # the pool makes new ones
-
-    sa.event.listen(engine, "checkin", goes_in)
-    sa.event.listen(engine, "checkout", comes_out)
 
 
 def _prepare_sqlite(connection: sa.engine.interfaces.DBAPIConnection, record: object) -> None:

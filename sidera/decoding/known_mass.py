@@ -17,6 +17,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+Leaves = Sequence[npt.NDArray[np.integer]]
+"""Of each request the leaves that are listed, each once, in any order."""
+
+Masses = Sequence[npt.NDArray[np.floating]]
+"""Of each of them."""
+
 _BEYOND = 2**62
 """A leaf behind all others: pads the lists."""
 
@@ -41,6 +47,21 @@ class ListedSums:
     shared_below_N: Tensor | None
     shared_weight_B: Tensor
 
+    @classmethod
+    def of(cls, leaves: Leaves, masses: Masses, shared_weight_B: Tensor, shared_below_N: Tensor | None) -> "ListedSums":
+        """Those of the leaves that each request lists, and their masses."""
+        width = max(len(listed) for listed in leaves)
+        leaves_BS = np.full((len(leaves), width), _BEYOND, dtype=np.int64)
+        below_BS = np.zeros((len(leaves), width + 1))
+        for row, (listed, mass) in enumerate(zip(leaves, masses, strict=True)):
+            order, count = listed.argsort(), len(listed)
+            leaves_BS[row, :count] = listed[order]
+            mass[order].cumsum(out=below_BS[row, 1 : count + 1])
+            below_BS[row, count + 1 :] = below_BS[row, count]
+        device = shared_weight_B.device
+        sorted_leaves, below = torch.from_numpy(leaves_BS).to(device), torch.from_numpy(below_BS).to(device)
+        return cls(sorted_leaves, below, shared_below_N, shared_weight_B)
+
     def before(self, boundary_BX: Tensor) -> Tensor:
         """The mass before some leaves. Shape: float64[B, X]."""
         below_BX = self.below_BS.gather(1, torch.searchsorted(self.leaves_BS, boundary_BX))
@@ -54,6 +75,15 @@ class AllSums:
     """The mass below every leaf, and behind the last: ``below_BN``, float64[B, N + 1]."""
 
     below_BN: Tensor
+
+    @classmethod
+    def of(cls, leaves: Leaves, masses: Masses, shared_weight_B: Tensor, shared_below_N: Tensor) -> "AllSums":
+        """Those of the leaves that each request lists, and their masses."""
+        below_BN = np.zeros((len(leaves), len(shared_below_N)))
+        for below_N, listed, mass in zip(below_BN, leaves, masses, strict=True):
+            below_N[listed + 1] = mass
+        below = torch.from_numpy(below_BN.cumsum(axis=1)).to(shared_weight_B.device)
+        return cls(below.addcmul_(shared_weight_B[:, None], shared_below_N))
 
     def before(self, boundary_BX: Tensor) -> Tensor:
         """The mass before some leaves. Shape: float64[B, X]."""
@@ -75,12 +105,11 @@ class KnownMass:
     @classmethod
     def build(
         cls,
-        leaves: Sequence[npt.NDArray[np.integer]],
-        masses: Sequence[npt.NDArray[np.floating]],
+        leaves: Leaves,
+        masses: Masses,
         shared_weights: Sequence[float],
         shared_below_N: Tensor | None = None,
         device: torch.device | str = "cpu",
-        few_sums: int = _FEW_SUMS,
     ) -> "KnownMass | None":
         """What is known of a batch; None where nothing is.
 
@@ -90,31 +119,17 @@ class KnownMass:
             shared_weights: of each request; 0 where there is no shared distribution.
             shared_below_N: of that distribution, the mass before each leaf, and behind the last; it sums to 1 within
                 every domain. None: there is none. Shape: float64[N + 1].
-            few_sums: so many sums are made for a batch at the most.
         """
         if not any(len(listed) for listed in leaves) and not any(shared_weights):
             return None
         shared_B = torch.tensor(shared_weights, dtype=torch.float64, device=device)
-        if shared_below_N is not None and len(leaves) * len(shared_below_N) <= few_sums:
-            below_BN = np.zeros((len(leaves), len(shared_below_N)))
-            for below_N, listed, mass in zip(below_BN, leaves, masses, strict=True):
-                below_N[listed + 1] = mass
-            below = torch.from_numpy(below_BN.cumsum(axis=1)).to(device)
-            rest_B = 1.0 - shared_B - below[:, -1]
-            below.addcmul_(shared_B[:, None], shared_below_N)
-            return cls(AllSums(below), rest_B.clamp_min_(0.0))
-        width = max(len(listed) for listed in leaves)
-        leaves_BS = np.full((len(leaves), width), _BEYOND, dtype=np.int64)
-        below_BS = np.zeros((len(leaves), width + 1))
-        for row, (listed, mass) in enumerate(zip(leaves, masses, strict=True)):
-            order, count = listed.argsort(), len(listed)
-            leaves_BS[row, :count] = listed[order]
-            mass[order].cumsum(out=below_BS[row, 1 : count + 1])
-            below_BS[row, count + 1 :] = below_BS[row, count]
-        below = torch.from_numpy(below_BS).to(device)
-        rest_B = 1.0 - shared_B - below[:, -1]
-        sums = ListedSums(torch.from_numpy(leaves_BS).to(device), below, shared_below_N, shared_B)
-        return cls(sums, rest_B.clamp_min_(0.0))
+        listed_B = torch.tensor([float(mass.sum()) for mass in masses], dtype=torch.float64, device=device)
+        sums: ListedSums | AllSums
+        if shared_below_N is not None and len(leaves) * len(shared_below_N) <= _FEW_SUMS:
+            sums = AllSums.of(leaves, masses, shared_B, shared_below_N)
+        else:
+            sums = ListedSums.of(leaves, masses, shared_B, shared_below_N)
+        return cls(sums, (1.0 - shared_B - listed_B).clamp_min_(0.0))
 
     @property
     def log_rest_B(self) -> Tensor:  # noqa: N802
@@ -124,11 +139,8 @@ class KnownMass:
     def log_mass(self, leaves_BKX: Tensor) -> Tensor:
         """The known mass between each two boundaries of a row, which count leaves; -inf where there is none.
 
-        No boundary of a row is before the last one, so no difference is below 0: sums only grow, also as they are
-        rounded.
-
         Returns:
             float32[B, K, X - 1].
         """
         below_BKX = self.sums.before(leaves_BKX.flatten(1)).view_as(leaves_BKX)
-        return (below_BKX[..., 1:] - below_BKX[..., :-1]).float().log_()
+        return (below_BKX[..., 1:] - below_BKX[..., :-1]).clamp_min_(0.0).float().log_()

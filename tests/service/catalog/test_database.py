@@ -12,7 +12,7 @@ from alembic.migration import MigrationContext
 from service.catalog.database import Database
 from service.catalog.store import SqlStore
 from service.catalog.tables import METADATA, STATE
-from service.errors import StoreError, StoreUnavailableError
+from service.errors import StoreError
 from tests.postgres import Postgres
 from tests.processes import PROCESSES
 from tests.service.catalog.test_store import item, write
@@ -181,41 +181,6 @@ def test_a_password_is_in_no_message_of_a_database_that_cannot_be_opened(url: st
     while error is not None:
         assert "sesame" not in f"{error} {error!r}"
         error = error.__cause__
-
-
-def backend(opened: Database) -> int:
-    """Of the server's processes the one that a transaction is done by."""
-    with opened.reading() as connection:
-        return int(connection.execute(sa.text("SELECT pg_backend_pid()")).scalar_one())
-
-
-def test_a_connection_that_was_cut_while_it_lay_idle_is_made_anew(
-    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("service.catalog.database._FRESH_SECONDS", 0.0)
-    url = postgres.new_database()
-    opened = Database(url)
-    first = backend(opened)
-    assert backend(opened) == first
-    postgres.disconnect(url)
-    postgres.let_in(url)
-    assert backend(opened) != first
-    opened.close()
-
-
-def test_a_connection_that_was_cut_a_moment_after_its_use_costs_one_transaction(
-    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("service.catalog.database._FRESH_SECONDS", 3600.0)
-    url = postgres.new_database()
-    opened = Database(url)
-    first = backend(opened)
-    postgres.disconnect(url)
-    postgres.let_in(url)
-    with pytest.raises(StoreUnavailableError):
-        backend(opened)
-    assert backend(opened) != first
-    opened.close()
 
 
 def test_writers_see_what_was_committed_while_they_waited_whatever_the_server_does_by_default(

@@ -18,16 +18,19 @@ def world() -> World:
     return World(LanguageModel(random_backbone(), VOCABULARY), {"films": random_sids(np.random.default_rng(5), 50)})
 
 
-@pytest.mark.parametrize("few_sums", [0, 100])
-def test_the_mass_of_a_range_is_the_sum_of_its_leaves(few_sums: int) -> None:
+@pytest.mark.parametrize(("few_sums", "kind"), [(0, ListedSums), (100, AllSums)])
+def test_the_mass_of_a_range_is_the_sum_of_its_leaves(
+    few_sums: int, kind: type[ListedSums | AllSums], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidera.decoding.known_mass._FEW_SUMS", few_sums)
     known = KnownMass.build(
         [np.array([7, 2, 4]), np.array([5])],
         [np.array([0.1, 0.2, 0.05]), np.array([0.5])],
         [0.25, 0.0],
         torch.tensor([0, 0, 0.5, 0.5, 0.75, 0.75, 1, 1, 1], dtype=torch.float64),
-        few_sums=few_sums,
     )
     assert known is not None
+    assert isinstance(known.sums, kind)
     boundary_BKX = torch.tensor([[[0, 2, 5, 5], [3, 4, 7, 8]], [[0, 5, 6, 8], [3, 3, 3, 3]]])
     expected = [
         [[0.25 * 0.5, 0.2 + 0.05 + 0.25 * 0.25, 0.0], [0.25 * 0.25, 0.05 + 0.25 * 0.25, 0.1]],
@@ -49,16 +52,11 @@ def test_sums_of_all_leaves_give_the_bits_that_a_search_in_the_listed_ones_gives
     shared_below_N = torch.from_numpy(np.concatenate([[0.0], np.cumsum(shared_N / shared_N.sum())]))
     leaves = [np.array(list(own), dtype=np.int64) for own, _ in requests]
     masses = [np.array(list(own.values())) for own, _ in requests]
-    weights = [weight for _, weight in requests]
-    listed = KnownMass.build(leaves, masses, weights, shared_below_N, few_sums=0)
-    whole = KnownMass.build(leaves, masses, weights, shared_below_N)
-    assert (listed is None) == (whole is None)
-    if listed is not None and whole is not None:
-        assert isinstance(listed.sums, ListedSums)
-        assert isinstance(whole.sums, AllSums)
-        boundary_BKX = torch.tensor([[sorted(draw.choices(range(41), k=6)) for _ in range(4)] for _ in requests])
-        assert torch.equal(listed.log_mass(boundary_BKX), whole.log_mass(boundary_BKX))
-        assert torch.equal(listed.rest_B, whole.rest_B)
+    weight_B = torch.tensor([weight for _, weight in requests], dtype=torch.float64)
+    boundary_BX = torch.tensor([draw.choices(range(41), k=24) for _ in requests])
+    listed = ListedSums.of(leaves, masses, weight_B, shared_below_N)
+    whole = AllSums.of(leaves, masses, weight_B, shared_below_N)
+    assert torch.equal(listed.before(boundary_BX), whole.before(boundary_BX))
 
 
 def test_where_nothing_is_known_there_is_nothing_to_add() -> None:
